@@ -1,0 +1,304 @@
+"""The protocol of every method, and the one transformation that applies it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from softadapt_optax._checks import check_factors, check_integer, check_number
+from softadapt_optax._components import ComponentGrads, as_component_array, from_stacked
+
+
+class Components(NamedTuple):
+    """What a weighting sees of the losses.
+
+    Attributes:
+      losses: the losses of this step, or their mean over the last ``every`` steps, shape
+        [K], all finite.
+      gramian: a function without arguments that gives the inner products of the K
+        gradients, shape [K, K]. They are computed only if it is called.
+    """
+
+    losses: Float[Array, " K"]
+    gramian: Callable[[], Float[Array, "K K"]]
+
+
+class Weighting(NamedTuple):
+    """A method of weighting losses: a pair of pure functions.
+
+    Attributes:
+      init: ``init(num_losses) -> state``, a pytree of arrays.
+      update: ``update(components, state) -> (weights, state)``, with :class:`Components`
+        and weights of shape [K] in any scale; :func:`balance` scales them.
+    """
+
+    init: Callable[[int], PyTree]
+    update: Callable[[Components, PyTree], tuple[Float[Array, " K"], PyTree]]
+
+
+class BalanceState(NamedTuple):
+    """State of :func:`balance`.
+
+    Attributes:
+      loss_weights: the weights of the last step, shape [K].
+      period_losses: mean of the losses since the last record, shape [K].
+      period_count: number of losses in that mean.
+      weighting_state: state of the weighting.
+    """
+
+    loss_weights: Float[Array, " K"]
+    period_losses: Float[Array, " K"]
+    period_count: Int[Array, ""]
+    weighting_state: PyTree
+
+
+def _sum_to_one(weights: Float[Array, " K"], otherwise: Float[Array, " K"]) -> Float[Array, " K"]:
+    """Weights over their sum, however small or large; ``otherwise`` if all are zero."""
+    weights = jnp.where(jnp.all(weights == 0), otherwise, weights)
+    weights = weights / jnp.max(weights)
+    return weights / jnp.sum(weights)
+
+
+def _running_mean(
+    mean: Float[Array, " K"], losses: Float[Array, " K"], count: Int[Array, ""]
+) -> Float[Array, " K"]:
+    """The mean of ``count`` losses, from the mean of all but the last and the last."""
+    return mean + (losses - mean) / count
+
+
+def _strongly_typed(leaf: ArrayLike) -> Array:
+    # A weakly typed leaf, such as `jnp.full(K, 1.0)`, would retrace on the second step.
+    return jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype)
+
+
+def _as_component_grads(
+    updates: optax.Updates | ComponentGrads,
+    losses: PyTree | None,
+    params: optax.Params | None,
+    num_losses: int,
+) -> ComponentGrads:
+    """Both forms of ``updates`` as one, checked, with the losses to be used."""
+    if losses is not None:
+        losses = as_component_array(losses, "losses", num_losses)
+    if isinstance(updates, ComponentGrads):
+        as_component_array(updates.losses, "losses", num_losses)
+        return updates if losses is None else updates.with_losses(losses)
+    if losses is None:
+        raise ValueError(
+            "`losses` should be passed to `update` together with stacked gradients, got None. "
+            "Likely cause: the weighting is not first in its chain, or `updates` are the plain "
+            "gradients of `jax.grad`; take those of `value_and_component_grads`, which carry "
+            "their losses."
+        )
+    _check_stacked(updates, params, num_losses)
+    return from_stacked(updates, losses)
+
+
+def _check_stacked(updates: optax.Updates, params: optax.Params | None, num_losses: int) -> None:
+    """Raises unless each leaf of ``updates`` has shape [K, *parameter shape]."""
+    leaves = jax.tree_util.tree_leaves_with_path(updates, is_leaf=_is_masked_node)
+    if any(_is_masked_node(leaf) for _, leaf in leaves):
+        raise ValueError(
+            "A weighting should see the gradients of all parameters, got masked ones: behind "
+            "`masked` or `partition` the others would stay stacked and broadcast the parameters. "
+            "Put the weighting first in the chain and mask what comes after it."
+        )
+    names = [jax.tree_util.keystr(path) or "the root" for path, _ in leaves]
+    shapes = [jnp.shape(leaf) for _, leaf in leaves]
+    if params is None:
+        expected = [(num_losses, *shape[1:]) for shape in shapes]
+    else:
+        param_leaves = jax.tree_util.tree_leaves_with_path(params)
+        param_names = [jax.tree_util.keystr(path) or "the root" for path, _ in param_leaves]
+        if names != param_names:
+            raise ValueError(
+                "Stacked gradients should have the structure of the parameters, with leaves at "
+                f"{param_names}, got leaves at {names}."
+            )
+        expected = [(num_losses, *jnp.shape(leaf)) for _, leaf in param_leaves]
+    for name, shape, wanted in zip(names, shapes, expected, strict=True):
+        if shape != wanted:
+            raise ValueError(
+                f"Stacked gradients should have shape [K, *parameter shape], here {wanted} at "
+                f"{name}, got {shape}. Likely cause: the weighting is not first in its chain or "
+                "is wrapped in `MultiSteps` (wrap the optimizer behind it instead), or `updates` "
+                "are the gradients of a summed loss."
+            )
+
+
+def _is_masked_node(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def balance(
+    weighting: Weighting,
+    num_losses: int,
+    *,
+    priorities: PyTree | None = None,
+    weight_sum: ArrayLike | None = None,
+    every: int = 1,
+    shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Turns a weighting into an Optax transformation.
+
+    It emits :math:`h = \sum_k \alpha_k \nabla f_k(x)` (Heydari et al. 2019, Eq. 2), with
+    weights :math:`\alpha` from the weighting, ready for any optimizer behind it. It has to
+    come first in the chain: what it takes is not shaped like the parameters.
+
+    ``update(updates, state, params=None, *, losses=None)`` takes as ``updates`` either the
+    :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked gradients with
+    leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of K
+    scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place
+    of theirs (losses averaged over devices, say). Other keyword arguments are ignored.
+
+    A step whose losses, or the weights made of them, are not all finite keeps the weights
+    and the weighting's state of the step before. A gradient that is not finite passes
+    through: put ``optax.apply_if_finite`` around the optimizer behind.
+
+    Args:
+      weighting: the method, a :class:`Weighting`.
+      num_losses: K, at least 1. Static.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in
+        the structure of the losses. Default: all 1.
+      weight_sum: the weights are scaled to this sum; if all of them are zero they become
+        equal (times ``priorities``). Default: the weighting's own scale.
+      every: the weighting sees the mean of each ``every`` consecutive losses and the
+        weights are held in between, equal (times ``priorities``) before the first. Steps
+        with a non-finite loss do not count. Static.
+      shared: the parameters over which ``Components.gramian`` is taken: a pytree of bools
+        (the parameters' structure or a prefix of it) or a function of the parameters that
+        gives one. Default: all of them.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with :class:`BalanceState`.
+
+    Raises:
+      TypeError: an integer argument is not a Python integer.
+      ValueError: an argument is out of its range, or ``update`` gets updates that are
+        neither ``ComponentGrads`` of K losses nor K stacked gradients with ``losses``.
+
+    Examples:
+      A method of one's own, weights proportional to the square of each loss:
+
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> def squared_losses(num_losses):
+      ...     def init(num_losses):
+      ...         return ()
+      ...     def update(components, state):
+      ...         return components.losses**2, state
+      ...     return sa.balance(sa.Weighting(init, update), num_losses, weight_sum=1.0)
+      >>> tx = optax.chain(squared_losses(2), optax.sgd(0.1))
+      >>> params = jnp.asarray(1.0)
+      >>> opt_state = tx.init(params)
+      >>> losses_fn = lambda x: ((x - 3.0) ** 2, x**2)
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(params)
+      >>> updates, opt_state = tx.update(grads, opt_state, params)
+      >>> print(sa.loss_weights(opt_state))
+      [0.9411765  0.05882353]
+    """
+    check_integer("num_losses", num_losses, at_least=1)
+    check_integer("every", every, at_least=1)
+    if weight_sum is not None:
+        check_number("weight_sum", weight_sum, positive=True)
+    if priorities is not None:
+        check_factors("priorities", priorities, num_losses)
+
+    def scaled(weights: Float[Array, " K"]) -> Float[Array, " K"]:
+        factors = jnp.ones(num_losses, dtype=float)
+        if priorities is not None:
+            factors = as_component_array(priorities, "priorities", num_losses)
+        if weight_sum is None:
+            return weights * factors
+        total = jnp.asarray(weight_sum, dtype=float)
+        return total * _sum_to_one(weights * factors, otherwise=factors)
+
+    def init_fn(params: optax.Params) -> BalanceState:
+        del params
+        return BalanceState(
+            loss_weights=scaled(jnp.ones(num_losses, dtype=float)),
+            period_losses=jnp.zeros(num_losses, dtype=float),
+            period_count=jnp.zeros((), dtype=jnp.int32),
+            weighting_state=jax.tree.map(_strongly_typed, weighting.init(num_losses)),
+        )
+
+    def update_fn(
+        updates: optax.Updates | ComponentGrads,
+        state: BalanceState,
+        params: optax.Params | None = None,
+        *,
+        losses: PyTree | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, BalanceState]:
+        del extra_args
+        grads = _as_component_grads(updates, losses, params, num_losses)
+        mask = shared(params) if callable(shared) else shared
+
+        def reweight(losses: Float[Array, " K"]) -> BalanceState:
+            components = Components(losses, gramian=lambda: grads.gramian(mask))
+            weights, weighting_state = weighting.update(components, state.weighting_state)
+            return BalanceState(
+                loss_weights=scaled(as_component_array(weights, "weights", num_losses)),
+                period_losses=jnp.zeros(num_losses, dtype=float),
+                period_count=jnp.zeros((), dtype=jnp.int32),
+                weighting_state=weighting_state,
+            )
+
+        if every == 1:
+            new_state = reweight(grads.losses)
+        else:
+            count = state.period_count + 1
+            mean = _running_mean(state.period_losses, grads.losses, count)
+            new_state = jax.lax.cond(
+                count == every,
+                lambda: reweight(mean),
+                lambda: state._replace(period_losses=mean, period_count=count),
+            )
+        finite = jnp.all(jnp.isfinite(grads.losses) & jnp.isfinite(new_state.loss_weights))
+        state = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), new_state, state)
+        return grads.combine(state.loss_weights), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def loss_weights(opt_state: optax.OptState, like: PyTree | None = None) -> PyTree:
+    """The current loss weights, by name if asked.
+
+    Args:
+      opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
+        it, at any depth; or a batch of such states, with leading axes.
+      like: a pytree of K scalars, such as the losses. Default: an array.
+
+    Returns:
+      The weights, shape [..., K]; with ``like`` in its structure, each of shape [...].
+
+    Raises:
+      ValueError: no weights in ``opt_state``, or ``like`` has not K entries.
+      KeyError: weights of more than one balancing transformation in ``opt_state``.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = optax.chain(sa.softadapt(num_losses=2), optax.adam(1e-3))
+      >>> opt_state = tx.init(jnp.zeros(3))
+      >>> print(sa.loss_weights(opt_state))
+      [0.5 0.5]
+      >>> print(sa.loss_weights(opt_state, like={"mse": 0.1, "sparsity": 2.0})["mse"])
+      0.5
+    """
+    weights = optax.tree.get(opt_state, "loss_weights")
+    if weights is None:
+        raise ValueError(
+            "`opt_state` should be the state of a chain with `softadapt`, `balance` or another "
+            f"weighting in it, got {type(opt_state).__name__} without `loss_weights`."
+        )
+    leaves, treedef = jax.tree.flatten(like)
+    if like is None or (len(leaves) == 1 and jnp.ndim(leaves[0]) == 1):
+        return weights
+    if len(leaves) != weights.shape[-1]:
+        raise ValueError(
+            f"`like` should have {weights.shape[-1]} scalars, one for each loss, got "
+            f"{len(leaves)} leaves."
+        )
+    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(len(leaves))])

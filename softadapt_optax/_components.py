@@ -1,0 +1,302 @@
+"""The component losses and, on demand, their gradients."""
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+class ComponentGrads:
+    r"""The gradients of K component losses, none of them formed until asked for.
+
+    Made by :func:`value_and_component_grads` and taken by a weighting (``softadapt``,
+    ``balance``) in the place of ``updates``. It holds the values of the losses and the
+    pullback of the one forward pass that computed them:
+
+    * ``combine(weights)`` is :math:`\sum_k \alpha_k \nabla f_k` at the price of *one*
+      backward pass, whatever K is;
+    * ``stack()`` and ``gramian()`` form the K gradients, each pulled back on its own, so
+      that what a component does not touch (another task's head, another loss's batch) is
+      not computed for it.
+
+    It lives inside one training step and is deliberately not a pytree of arrays: whatever
+    maps over it, such as clipping placed before the weighting, raises a ``TypeError``. To
+    take gradients out of ``jit`` use ``stack()``.
+
+    Attributes:
+      losses: the K component losses, shape [K], in ``jax.tree.leaves`` order of what the
+        loss function returned (dictionary keys sorted), float32, or float64 under x64.
+    """
+
+    losses: Float[Array, " K"]
+
+    def __init__(
+        self,
+        losses: Float[Array, " K"],
+        pull: Callable[[Float[Array, " K"]], PyTree],
+        pull_each: Callable[[], list[PyTree]],
+    ):
+        self.losses = losses
+        self._pull = pull
+        self._pull_each = pull_each
+
+    def combine(self, weights: PyTree) -> PyTree:
+        r"""The combined gradient :math:`h = \sum_k \alpha_k \nabla f_k`.
+
+        Args:
+          weights: :math:`\alpha`, an array of shape [K] or a pytree of K scalars in the
+            structure of the losses.
+
+        Returns:
+          A pytree like the parameters, with each parameter's shape and dtype; zeros for
+          parameters of integer dtype.
+        """
+        return self._pull(as_component_array(weights, "weights", self.losses.size))
+
+    def stack(self) -> PyTree:
+        """The K gradients, each leaf of shape [K, *parameter shape]."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *self._pull_each())
+
+    def gramian(self, mask: PyTree[bool] | None = None) -> Float[Array, "K K"]:
+        r"""The inner products :math:`G_{ij} = \langle \nabla f_i, \nabla f_j \rangle`.
+
+        Args:
+          mask: a pytree of bools, the parameters' structure or a prefix of it; only
+            parameters under ``True`` count. Default: all of them.
+
+        Returns:
+          An array of shape [K, K], accumulated at highest matmul precision in float32 or
+          the parameters' dtype, whichever is wider.
+        """
+        rows = [jax.tree.leaves(_select(grads, mask)) for grads in self._pull_each()]
+        zeros = jnp.zeros((len(rows), len(rows)), dtype=float)
+        return sum((_inner_products(leaves) for leaves in zip(*rows, strict=True)), zeros)
+
+    def with_losses(self, losses: PyTree) -> "ComponentGrads":
+        """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
+        losses = as_component_array(losses, "losses", self.losses.size)
+        return ComponentGrads(losses, self._pull, self._pull_each)
+
+
+def _refuse_to_flatten(*args: Any) -> NoReturn:
+    del args
+    raise TypeError(
+        "`ComponentGrads` should go to a weighting, such as `softadapt` or `balance`, got a use "
+        "of them as a tree of arrays. Likely cause: the weighting is missing or is not first in "
+        "its chain, is inside a wrapper such as `MultiSteps`, "
+        "`apply_if_finite` or `masked` (wrap the optimizer behind it instead), or "
+        "`ComponentGrads` cross the border of `jit`, `vmap` or `scan`; `.stack()` gives arrays."
+    )
+
+
+# As an unknown type it would be a leaf, and whatever maps over the leaves of its updates
+# (clipping placed before the weighting, say) would fail later with a riddle, or not at all.
+jax.tree_util.register_pytree_node(ComponentGrads, _refuse_to_flatten, _refuse_to_flatten)
+
+
+def value_and_component_grads(
+    losses_fn: Callable[..., PyTree],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+) -> Callable[..., tuple[PyTree, ComponentGrads]]:
+    r"""Evaluates several losses and, lazily, their gradients; mirrors ``jax.value_and_grad``.
+
+    One forward pass gives the losses :math:`f_1, \dots, f_K` and a pullback. The weights
+    :math:`\alpha` do not depend on the gradients, so that they can be the cotangent:
+    :math:`h = \sum_k \alpha_k \nabla f_k` is one backward pass and the K gradients are
+    never formed, unless a method asks for them.
+
+    Args:
+      losses_fn: a function that returns K losses: a pytree of real floating-point scalars
+        (a dictionary by name, say) or one array of shape [K].
+      argnums: the position, or positions, of the arguments to differentiate. Integer and
+        boolean leaves in them get zero gradients, ``None`` stays ``None``.
+      has_aux: whether ``losses_fn`` returns a pair ``(losses, aux)``.
+
+    Returns:
+      A function with the arguments of ``losses_fn`` that returns ``(losses, grads)``, or
+      ``((losses, aux), grads)`` with ``has_aux``: the losses in the structure that
+      ``losses_fn`` returned, and their :class:`ComponentGrads`. With a sequence of
+      ``argnums`` its results are tuples, as those of ``jax.grad``.
+
+    Raises:
+      TypeError: a loss is not a real floating-point number, or no differentiated leaf is.
+      ValueError: a loss is not a scalar, or ``argnums`` does not fit the arguments.
+
+    Examples:
+      >>> import jax.numpy as jnp, softadapt_optax as sa
+      >>> def losses_fn(params):
+      ...     return {"fit": (params - 3.0) ** 2, "size": params**2}
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(jnp.asarray(1.0))
+      >>> print(losses["fit"], losses["size"])
+      4.0 1.0
+      >>> print(grads.combine({"fit": 0.5, "size": 2.0}))  # 0.5 * -4 + 2 * 2
+      2.0
+      >>> print(grads.stack(), grads.gramian())
+      [-4.  2.] [[16. -8.]
+       [-8.  4.]]
+    """
+
+    @functools.wraps(losses_fn)
+    def value_and_component_grads_fn(*args: Any, **kwargs: Any) -> tuple[PyTree, ComponentGrads]:
+        positions = _check_argnums(argnums, len(args))
+        chosen = tuple(args[position] for position in positions)
+        trained, untrained, merge = _split_trained(chosen)
+
+        def components_fn(trained: list[Array]) -> tuple[list[Array], tuple[PyTree, Any]]:
+            new_args = list(args)
+            for position, arg in zip(positions, merge(trained, untrained), strict=True):
+                new_args[position] = arg
+            output = losses_fn(*new_args, **kwargs)
+            losses, aux = output if has_aux else (output, None)
+            return _as_scalars(losses), (losses, aux)
+
+        components, pushforward, (losses, aux) = jax.linearize(components_fn, trained, has_aux=True)
+
+        def transpose(linear: Callable[[list[Array]], PyTree], cotangents: PyTree) -> PyTree:
+            (grads,) = jax.linear_transpose(linear, trained)(cotangents)
+            tree = merge(grads, [jnp.zeros_like(leaf) for leaf in untrained])
+            return tree[0] if isinstance(argnums, int) else tree
+
+        def pull(weights: Float[Array, " K"]) -> PyTree:
+            return transpose(pushforward, _cast_like(jnp.unstack(weights), components))
+
+        def pull_one(k: int) -> PyTree:
+            # Transposing one output alone makes the other cotangents symbolic zeros.
+            return transpose(
+                lambda tangents: pushforward(tangents)[k], jnp.ones_like(components[k])
+            )
+
+        grads = ComponentGrads(
+            losses=as_component_array(components, "losses"),
+            pull=pull,
+            pull_each=lambda: [pull_one(k) for k in range(len(components))],
+        )
+        return ((losses, aux) if has_aux else losses), grads
+
+    return value_and_component_grads_fn
+
+
+def from_stacked(stacked: PyTree, losses: Float[Array, " K"]) -> ComponentGrads:
+    """Gradients that exist already, each leaf of shape [K, *parameter shape]."""
+
+    def combine_leaf(weights: Float[Array, " K"], leaf: Array) -> Array:
+        # Written out over k it fuses into the optimizer behind; `tensordot` does not.
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        terms = [weights[k].astype(wide.real.dtype) * wide[k] for k in range(losses.size)]
+        return functools.reduce(operator.add, terms).astype(leaf.dtype)
+
+    return ComponentGrads(
+        losses=losses,
+        pull=lambda weights: jax.tree.map(functools.partial(combine_leaf, weights), stacked),
+        pull_each=lambda: [
+            jax.tree.map(operator.itemgetter(k), stacked) for k in range(losses.size)
+        ],
+    )
+
+
+def as_component_array(
+    values: PyTree, name: str, num_losses: int | None = None
+) -> Float[Array, " K"]:
+    """One number for each component, in ``jax.tree.leaves`` order, as an array [K]."""
+    leaves = jax.tree.leaves(values)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    if len(leaves) == 1 and len(shapes[0]) == 1:
+        array = jnp.asarray(leaves[0], dtype=float)
+    elif leaves and all(shape == () for shape in shapes):
+        array = jnp.stack([jnp.asarray(leaf, dtype=float) for leaf in leaves])
+    else:
+        raise ValueError(
+            f"`{name}` should be an array of shape [K] or a pytree of K scalars, one for each "
+            f"loss, got leaves of shapes {shapes}."
+        )
+    if num_losses is not None and array.size != num_losses:
+        raise ValueError(
+            f"`{name}` should have one entry for each of the {num_losses} losses, got "
+            f"{array.size}. Likely cause: `num_losses` is not the number of losses returned."
+        )
+    return array
+
+
+def _check_argnums(argnums: int | Sequence[int], num_args: int) -> tuple[int, ...]:
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not positions or not all(-num_args <= position < num_args for position in positions):
+        raise ValueError(
+            f"`argnums` should name positional arguments of the loss function, got {argnums} for "
+            f"{num_args} positional arguments. Likely cause: the parameters were passed by keyword."
+        )
+    return positions
+
+
+def _split_trained(
+    tree: PyTree,
+) -> tuple[list[Array], list[Any], Callable[[Iterable[Any], Iterable[Any]], PyTree]]:
+    """The floating-point leaves, the other leaves, and the function that merges them again."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    dtypes = [leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf) for _, leaf in paths]
+    for (path, _), dtype in zip(paths, dtypes, strict=True):
+        if not jnp.issubdtype(dtype, jnp.number) and dtype != jnp.bool_:
+            raise TypeError(
+                f"The differentiated arguments should hold numbers, got {dtype} at "
+                f"{jax.tree_util.keystr(path)}. Likely cause: random keys beside the parameters; "
+                "pass the parameters alone (`nnx.split(model, nnx.Param, ...)`)."
+            )
+    is_trained = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
+    if not any(is_trained):
+        raise TypeError(
+            "The differentiated arguments should have a floating-point leaf, got dtypes "
+            f"{[str(dtype) for dtype in dtypes]}. Likely cause: `argnums` points at the data "
+            "instead of the parameters."
+        )
+
+    def merge(trained: Iterable[Any], untrained: Iterable[Any]) -> PyTree:
+        sources = {True: iter(trained), False: iter(untrained)}
+        return jax.tree.unflatten(treedef, [next(sources[flag]) for flag in is_trained])
+
+    leaves = [leaf for _, leaf in paths]
+    trained = [jnp.asarray(leaf) for leaf, flag in zip(leaves, is_trained, strict=True) if flag]
+    untrained = [leaf for leaf, flag in zip(leaves, is_trained, strict=True) if not flag]
+    return trained, untrained, merge
+
+
+def _as_scalars(losses: PyTree) -> list[Array]:
+    """The K losses, checked, each one apart: stacked they would hide which of them is zero."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(losses)
+    if not paths:
+        raise ValueError(f"The loss function should return at least one loss, got {losses}.")
+    for path, leaf in paths:
+        shape, where = jnp.shape(leaf), jax.tree_util.keystr(path) or "the output"
+        if shape != () and (len(paths) > 1 or len(shape) != 1 or shape[0] == 0):
+            raise ValueError(
+                "The loss function should return a pytree of scalars or one array of shape [K], "
+                f"got shape {shape} at {where}. Likely cause: a loss not averaged over its batch, "
+                "or `(losses, aux)` returned without `has_aux=True`."
+            )
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                "Each loss should be a real floating-point number, got "
+                f"{jnp.result_type(leaf)} at {where}. Likely cause: a count or an accuracy among "
+                "the losses; return it as `aux` with `has_aux=True`."
+            )
+    leaves = [jnp.asarray(leaf) for _, leaf in paths]
+    return list(jnp.unstack(leaves[0])) if leaves[0].ndim else leaves
+
+
+def _cast_like(values: Sequence[Array], like: Sequence[Array]) -> list[Array]:
+    return [value.astype(other.dtype) for value, other in zip(values, like, strict=True)]
+
+
+def _select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
+    if mask is None:
+        return tree
+    return jax.tree.map(lambda keep, subtree: subtree if keep else None, mask, tree)
+
+
+def _inner_products(leaves: Sequence[Array]) -> Float[Array, "K K"]:
+    rows = jnp.stack([leaf.ravel() for leaf in leaves])
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    return jnp.matmul(rows, rows.conj().T, precision=jax.lax.Precision.HIGHEST).real

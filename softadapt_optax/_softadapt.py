@@ -1,0 +1,221 @@
+"""SoftAdapt: weights from how fast each loss changes."""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from numpy.polynomial import legendre
+
+from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._checks import check_integer, check_number
+
+
+class SoftAdaptState(NamedTuple):
+    """State of :func:`softadapt`.
+
+    Attributes:
+      loss_history: the last recorded losses, shape [history, K], newest last; zeros where
+        nothing is recorded yet.
+      record_count: the number of losses recorded since the start, int32.
+    """
+
+    loss_history: Float[Array, "history K"]
+    record_count: Int[Array, ""]
+
+
+@functools.lru_cache(maxsize=128)
+def slope_stencil(history: int, order: int) -> np.ndarray:
+    """Coefficients, shape [history], that give the slope at the newest of equispaced values.
+
+    A polynomial of degree ``order`` is fitted by least squares and differentiated at the
+    last point (a Savitzky-Golay filter). The Legendre basis keeps the fit well conditioned:
+    ``scipy.signal.savgol_coeffs``, in powers of the position, has lost all digits at
+    history 15 and order 14, and importing it takes as long as importing jax.
+    """
+    positions = np.linspace(-1.0, 1.0, history)
+    fits = legendre.legfit(positions, np.eye(history), order)
+    slopes = legendre.legval(1.0, legendre.legder(fits))
+    return slopes * (positions[1] - positions[0])
+
+
+def _rates_of_change(
+    loss_history: Float[Array, "history K"], order: int, rate: str, normalized: bool, eps: ArrayLike
+) -> Float[Array, " K"]:
+    """The slope of each loss at its newest record; see steps 1 to 3 of :func:`softadapt`."""
+    stencil = jnp.asarray(slope_stencil(len(loss_history), order), loss_history.dtype)
+    # Not a matrix product: a TPU would round its factors to bfloat16.
+    rates = jnp.sum(stencil[:, None] * loss_history, axis=0)
+    if rate == "relative":
+        rates = rates / (jnp.abs(loss_history[-2]) + eps)
+    if normalized:
+        rates = rates / (jnp.sum(jnp.abs(rates)) + eps)
+    return rates
+
+
+def _exponential_weights(
+    rates: Float[Array, " K"], beta: ArrayLike, mean_losses: Float[Array, " K"] | None
+) -> Float[Array, " K"]:
+    """``exp(beta * rates)``, times ``|mean_losses|`` if given, over the largest of them."""
+    limit = float(np.finfo(rates.dtype).max) / 2  # finite, and so is the difference of two
+    logits = jnp.clip(jnp.asarray(beta, rates.dtype) * rates, -limit, limit)
+    if mean_losses is not None:
+        # Added as logarithms: the product of the two factors can underflow for every k.
+        logits = logits + jnp.log(jnp.abs(mean_losses))
+    largest = jnp.max(logits)
+    return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
+
+
+def softadapt(
+    num_losses: int,
+    beta: optax.ScalarOrSchedule = 0.1,
+    *,
+    history: int = 5,
+    order: int | None = 1,
+    rate: Literal["absolute", "relative"] = "absolute",
+    normalized: bool = False,
+    loss_weighted: bool = False,
+    weight_sum: ArrayLike = 1.0,
+    priorities: PyTree | None = None,
+    every: int = 1,
+    eps: ArrayLike = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weights each loss by how fast it changes (Heydari, Thompson and Mehmood 2019).
+
+    Emits :math:`h = \sum_k \alpha_k \nabla f_k(x)` (Eq. 2) with (Eq. 3, Algorithm 1)
+
+    .. math::
+
+      \alpha_k = \frac{\bar f_k e^{\beta s_k}}{\sum_{\ell=1}^K \bar f_\ell e^{\beta s_\ell}}
+      \cdot \text{weight_sum},
+
+    where :math:`f_k` is the k-th loss, :math:`s_k` its rate of change at the newest of the
+    last n = ``history`` recorded losses and :math:`\bar f_k` their mean if
+    ``loss_weighted``, else 1. In this order:
+
+    1. :math:`s_k` is the derivative, at the newest record, of the polynomial of degree
+       ``order`` that fits the n records best, with one record as the unit of time.
+    2. ``rate="relative"`` divides it by :math:`|f_k| + \epsilon` at the record before.
+    3. ``normalized`` divides it by :math:`\sum_\ell |s_\ell| + \epsilon`.
+    4. The exponentials are multiplied by :math:`|\bar f_k|` if ``loss_weighted`` and by
+       ``priorities``, and scaled to ``weight_sum``. If all are zero the weights are equal.
+
+    Until n losses are recorded the weights are equal (times ``priorities``). A step with a
+    loss that is not finite is not recorded and keeps the weights of the step before.
+
+    ``updates`` has to be the :class:`ComponentGrads` of :func:`value_and_component_grads`,
+    or stacked gradients of shape [K, \*parameter shape] with ``losses=`` beside them, so
+    that SoftAdapt comes first in its chain; see :func:`balance`.
+
+    .. warning::
+      The weights sum to 1, as in the paper, where an unweighted sum of K losses has weights
+      that sum to K. Under plain SGD this divides the step by K: pass ``weight_sum=K`` where
+      the transformation replaces a plain sum. Adam does not see the scale.
+
+    Args:
+      num_losses: K, the number of losses, at least 1. Static.
+      beta: :math:`\beta`, a number, a traced array, or an Optax schedule, which is given
+        the number of optimizer steps before this one (steps with a loss that is not finite
+        left out). With beta > 0 the loss that falls slowest (or grows fastest) gets the
+        largest weight, with beta < 0 the smallest; 0 gives equal weights, or weights
+        proportional to the mean losses if ``loss_weighted``. Its unit is the inverse of
+        that of the rates.
+      history: n, the number of recorded losses, at least 2. Static.
+      order: the degree of the fitted polynomial, from 1 (least-squares line, the robust
+        choice for mini-batch losses) to n - 1. ``None`` is n - 1, the paper's finite
+        difference of highest accuracy; ``history=2`` is the plain difference. Static.
+      rate: ``"absolute"``, in units of the losses, or ``"relative"``, which does not
+        change when a loss is rescaled.
+      normalized: the paper's normalized variant, for rates of any size.
+      loss_weighted: the paper's loss weighted variant, for non-negative losses on one
+        scale.
+      weight_sum: the sum of the weights, > 0.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in
+        the structure of the losses. Default: all 1.
+      every: record the mean of this many consecutive steps and hold the weights in
+        between; ``every=steps_per_epoch`` adapts once an epoch. Static.
+      eps: :math:`\epsilon` > 0, keeps the divisions of steps 2 and 3 finite.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``. Its state holds the weights as
+      ``loss_weights``; read them with :func:`loss_weights`.
+
+    Raises:
+      TypeError: a static argument is not a Python integer, or a number is not one.
+      ValueError: an argument is out of its range; also the errors of :func:`balance`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> def losses_fn(params):
+      ...     x, y = params
+      ...     return {"valley": 100 * (y - x**2) ** 2, "floor": (1 - x) ** 2}
+      >>> tx = optax.chain(
+      ...     sa.softadapt(num_losses=2, loss_weighted=True, weight_sum=2.0), optax.sgd(1e-3)
+      ... )
+      >>> params = jnp.asarray([-0.5, -0.5])
+      >>> opt_state = tx.init(params)
+      >>> for _ in range(6):
+      ...     losses, grads = sa.value_and_component_grads(losses_fn)(params)
+      ...     updates, opt_state = tx.update(grads, opt_state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> weights = sa.loss_weights(opt_state, like=losses)
+      >>> print(f"{weights['valley']:.2f} {weights['floor']:.2f}")
+      1.55 0.45
+
+    References:
+      Heydari, Thompson and Mehmood, `SoftAdapt: Techniques for Adaptive Loss Weighting of
+      Neural Networks with Multi-Part Loss Functions <https://arxiv.org/abs/1912.12355>`_,
+      2019, Eqs. 2 and 3, Algorithm 1.
+    """
+    check_integer("history", history, at_least=2)
+    check_integer("every", every, at_least=1)
+    degree = _check_order(order, history)
+    if rate not in ("absolute", "relative"):
+        raise ValueError(f'`rate` should be "absolute" or "relative", got {rate!r}.')
+    if not callable(beta):
+        check_number("beta", beta)
+    check_number("weight_sum", weight_sum, positive=True)
+    check_number("eps", eps, positive=True)
+
+    def init(num_losses: int) -> SoftAdaptState:
+        return SoftAdaptState(
+            loss_history=jnp.zeros((history, num_losses), dtype=float),
+            record_count=jnp.zeros((), dtype=jnp.int32),
+        )
+
+    def update(
+        components: Components, state: SoftAdaptState
+    ) -> tuple[Float[Array, " K"], SoftAdaptState]:
+        loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
+        record_count = optax.safe_increment(state.record_count)
+        rates = _rates_of_change(loss_history, degree, rate, normalized, eps)
+        weights = _exponential_weights(
+            rates,
+            beta=beta(record_count * every - 1) if callable(beta) else beta,
+            mean_losses=jnp.mean(loss_history, axis=0) if loss_weighted else None,
+        )
+        weights = jnp.where(record_count < history, jnp.ones_like(weights), weights)
+        return weights, SoftAdaptState(loss_history, record_count)
+
+    return balance(
+        Weighting(init, update),
+        num_losses,
+        priorities=priorities,
+        weight_sum=weight_sum,
+        every=every,
+    )
+
+
+def _check_order(order: int | None, history: int) -> int:
+    """The degree of the fitted polynomial, checked."""
+    if order is None:
+        return history - 1
+    check_integer("order", order, at_least=1)
+    if order > history - 1:
+        raise ValueError(
+            f"`order` should be at most history - 1 = {history - 1}, since {history} points fix a "
+            f"polynomial of that degree, got {order}."
+        )
+    return order
