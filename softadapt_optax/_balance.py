@@ -55,18 +55,26 @@ class BalanceState(NamedTuple):
     weighting_state: PyTree
 
 
-def _sum_to_one(weights: Float[Array, " K"], otherwise: Float[Array, " K"]) -> Float[Array, " K"]:
-    """Weights over their sum, however small or large; ``otherwise`` if all are zero."""
-    weights = jnp.where(jnp.all(weights == 0), otherwise, weights)
-    weights = weights / jnp.max(weights)
-    return weights / jnp.sum(weights)
+def _sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Float[Array, " K"]:
+    """``weights * factors`` over their sum, or ``factors`` over theirs if all are zero.
+
+    However small or large: what is added up is at most 1.
+    """
+    product = _over_largest(weights) * _over_largest(factors)
+    product = jnp.where(jnp.all(product == 0), _over_largest(factors), product)
+    return product / jnp.sum(product)
+
+
+def _over_largest(values: Float[Array, " K"]) -> Float[Array, " K"]:
+    largest = jnp.max(values)
+    return values / jnp.where(largest == 0, 1.0, largest)
 
 
 def _running_mean(
     mean: Float[Array, " K"], losses: Float[Array, " K"], count: Int[Array, ""]
 ) -> Float[Array, " K"]:
     """The mean of ``count`` losses, from the mean of all but the last and the last."""
-    return mean + (losses - mean) / count
+    return mean + (losses - mean) / count.astype(mean.dtype)
 
 
 def _strongly_typed(leaf: ArrayLike) -> Array:
@@ -213,7 +221,7 @@ def balance(
         if weight_sum is None:
             return weights * factors
         total = jnp.asarray(weight_sum, dtype=float)
-        return total * _sum_to_one(weights * factors, otherwise=factors)
+        return total * _sum_to_one(weights, factors)
 
     def init_fn(params: optax.Params) -> BalanceState:
         del params
@@ -239,12 +247,8 @@ def balance(
         def reweight(losses: Float[Array, " K"]) -> BalanceState:
             components = Components(losses, gramian=lambda: grads.gramian(mask))
             weights, weighting_state = weighting.update(components, state.weighting_state)
-            return BalanceState(
-                loss_weights=scaled(as_component_array(weights, "weights", num_losses)),
-                period_losses=jnp.zeros(num_losses, dtype=float),
-                period_count=jnp.zeros((), dtype=jnp.int32),
-                weighting_state=weighting_state,
-            )
+            weights = scaled(as_component_array(weights, "weights", num_losses))
+            return state._replace(loss_weights=weights, weighting_state=weighting_state)
 
         if every == 1:
             new_state = reweight(grads.losses)
@@ -253,7 +257,9 @@ def balance(
             mean = _running_mean(state.period_losses, grads.losses, count)
             new_state = jax.lax.cond(
                 count == every,
-                lambda: reweight(mean),
+                lambda: reweight(mean)._replace(
+                    period_losses=jnp.zeros_like(mean), period_count=jnp.zeros_like(count)
+                ),
                 lambda: state._replace(period_losses=mean, period_count=count),
             )
         finite = jnp.all(jnp.isfinite(grads.losses) & jnp.isfinite(new_state.loss_weights))
@@ -269,7 +275,7 @@ def loss_weights(opt_state: optax.OptState, like: PyTree | None = None) -> PyTre
     Args:
       opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
         it, at any depth; or a batch of such states, with leading axes.
-      like: a pytree of K scalars, such as the losses. Default: an array.
+      like: a pytree of K scalars, such as the losses, or an array [K]. Default: an array.
 
     Returns:
       The weights, shape [..., K]; with ``like`` in its structure, each of shape [...].
@@ -293,12 +299,15 @@ def loss_weights(opt_state: optax.OptState, like: PyTree | None = None) -> PyTre
             "`opt_state` should be the state of a chain with `softadapt`, `balance` or another "
             f"weighting in it, got {type(opt_state).__name__} without `loss_weights`."
         )
-    leaves, treedef = jax.tree.flatten(like)
-    if like is None or (len(leaves) == 1 and jnp.ndim(leaves[0]) == 1):
+    if like is None:
         return weights
-    if len(leaves) != weights.shape[-1]:
+    leaves, treedef = jax.tree.flatten(like)
+    is_array = len(leaves) == 1 and jnp.ndim(leaves[0]) == 1
+    size = jnp.size(leaves[0]) if is_array else len(leaves)
+    if size != weights.shape[-1]:
         raise ValueError(
-            f"`like` should have {weights.shape[-1]} scalars, one for each loss, got "
-            f"{len(leaves)} leaves."
+            f"`like` should have {weights.shape[-1]} scalars, one for each loss, got {size}."
         )
-    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(len(leaves))])
+    if is_array:
+        return weights
+    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(size)])

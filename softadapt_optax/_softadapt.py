@@ -171,7 +171,13 @@ def softadapt(
     """
     check_integer("history", history, at_least=2)
     check_integer("every", every, at_least=1)
-    degree = _check_order(order, history)
+    degree = history - 1 if order is None else order
+    check_integer("order", degree, at_least=1)
+    if degree > history - 1:
+        raise ValueError(
+            f"`order` should be at most history - 1 = {history - 1}, the degree of a polynomial "
+            f"through {history} points, got {order}."
+        )
     if rate not in ("absolute", "relative"):
         raise ValueError(f'`rate` should be "absolute" or "relative", got {rate!r}.')
     if not callable(beta):
@@ -206,16 +212,3 @@ def softadapt(
         weight_sum=weight_sum,
         every=every,
     )
-
-
-def _check_order(order: int | None, history: int) -> int:
-    """The degree of the fitted polynomial, checked."""
-    if order is None:
-        return history - 1
-    check_integer("order", order, at_least=1)
-    if order > history - 1:
-        raise ValueError(
-            f"`order` should be at most history - 1 = {history - 1}, since {history} points fix a "
-            f"polynomial of that degree, got {order}."
-        )
-    return order

@@ -1,0 +1,384 @@
+"""The transformation that applies a weighting: both forms of gradients, and the common options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import (
+    all_factories,
+    own_gramian_method,
+    quadratic_losses,
+    quadratic_params,
+    training_step,
+    unchecked,
+    weights_along,
+)
+
+import softadapt_optax as sa
+
+
+def losses_squared(num_losses, **options):
+    def update(components, state):
+        return components.losses**2, state
+
+    return sa.balance(sa.Weighting(lambda num_losses: (), update), num_losses, **options)
+
+
+def train(tx, steps, losses_fn=quadratic_losses, params=None):
+    params = quadratic_params() if params is None else params
+    opt_state = tx.init(params)
+    step = jax.jit(training_step(tx, losses_fn))
+    for _ in range(steps):
+        params, opt_state, _ = step(params, opt_state)
+    return params, opt_state
+
+
+# Both forms of gradients.
+
+
+@pytest.mark.parametrize("name", all_factories())
+def test_stacked_and_lazy_gradients_give_the_same_steps(name):
+    tx = optax.chain(all_factories()[name](), optax.sgd(0.05))
+    params = quadratic_params()
+    lazy_state = stacked_state = tx.init(params)
+    for _ in range(8):
+        losses, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        lazy, lazy_state = tx.update(grads, lazy_state, params)
+        array, _ = tx.update(grads.stack(), stacked_state, params, losses=grads.losses)
+        stacked, stacked_state = tx.update(grads.stack(), stacked_state, params, losses=losses)
+        jax.tree.map(np.testing.assert_array_equal, array, stacked)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+            (lazy, lazy_state),
+            (stacked, stacked_state),
+        )
+        params = optax.apply_updates(params, lazy)
+
+
+def test_h_is_the_weighted_sum_of_the_gradients():
+    tx = sa.softadapt(3, 1.0, history=2, loss_weighted=True)
+    params, state = quadratic_params(), None
+    state = tx.init(params)
+    for _ in range(3):
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        h, state = tx.update(grads, state, params)
+        weights = np.asarray(sa.loss_weights(state))
+        jax.tree.map(
+            lambda g, ours: np.testing.assert_allclose(
+                ours, np.tensordot(weights, g, 1), rtol=1e-5, atol=1e-7
+            ),
+            grads.stack(),
+            h,
+        )
+        params = optax.apply_updates(params, jax.tree.map(lambda g: -0.1 * g, h))
+
+
+def test_losses_take_the_place_of_those_in_component_grads():
+    tx = losses_squared(3, weight_sum=1.0)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    _, state = tx.update(grads, tx.init(None), losses=[1.0, 2.0, 0.0])
+    np.testing.assert_allclose(sa.loss_weights(state), [0.2, 0.8, 0.0])
+
+
+def test_the_gramian_is_only_computed_if_the_weighting_asks():
+    def flops(tx):
+        params = {"w": jnp.ones((64, 64))}
+        losses_fn = lambda p: tuple(
+            jnp.mean(jnp.tanh(jnp.ones((32, 64)) @ p["w"]) ** k) for k in (1, 2, 3)
+        )
+        step = training_step(tx, losses_fn)
+        return jax.jit(step).lower(params, tx.init(params)).compile().cost_analysis()["flops"]
+
+    lossy = flops(losses_squared(3))
+    assert flops(sa.fixed_weights([1.0, 1.0, 1.0])) <= lossy
+    assert lossy < 0.6 * flops(own_gramian_method())
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_gramian_method_inside_and_outside_of_its_period(every):
+    _params, state = train(optax.chain(own_gramian_method(every=every), optax.sgd(0.01)), 3)
+    weights = sa.loss_weights(state)
+    assert jnp.all(jnp.isfinite(weights))
+    assert weights.min() < 0.9 * weights.max()
+    if every == 3:
+        _, state = train(optax.chain(own_gramian_method(every=every), optax.sgd(0.01)), 2)
+        np.testing.assert_array_equal(sa.loss_weights(state), 1.0)
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_shared_restricts_the_gramian(as_function):
+    mask = {"w": True, "b": False}
+    shared = (
+        (lambda params: {name: params[name].ndim == 2 for name in params}) if as_function else mask
+    )
+    params = quadratic_params()
+    tx = own_gramian_method(shared=shared)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    _, state = tx.update(grads, tx.init(params), params)
+    norms = jnp.sqrt(jnp.diagonal(grads.gramian(mask)) + 1e-12)
+    np.testing.assert_allclose(sa.loss_weights(state), 1 / norms, rtol=1e-6)
+
+
+# The common options.
+
+
+def test_the_weightings_own_scale_is_kept_without_a_weight_sum():
+    weights = weights_along(losses_squared(2, priorities=[1.0, 0.5]), [[3.0, 4.0]])
+    np.testing.assert_allclose(weights, [[9.0, 8.0]])
+
+
+@pytest.mark.parametrize("weight_sum", [0.5, 2, np.float32(3.0)])
+def test_weight_sum_scales(weight_sum):
+    weights = weights_along(losses_squared(2, weight_sum=weight_sum), [[3.0, 4.0]])
+    np.testing.assert_allclose(weights[0], np.array([9.0, 16.0]) / 25 * weight_sum, rtol=1e-6)
+
+
+def test_priorities_may_have_the_structure_of_the_losses():
+    by_name = {"near": 1.0, "far": 2.0, "small": 4.0}
+    tx = sa.softadapt(3, priorities=by_name)
+    assert sa.loss_weights(tx.init(None), like=by_name) == {
+        name: pytest.approx(value / 7) for name, value in by_name.items()
+    }
+
+
+def test_priority_zero_leaves_a_loss_out():
+    tx = sa.softadapt(3, 50.0, history=2, priorities=[1.0, 0.0, 1.0])
+    trajectory = [[1.0, 1.0, 1.0], [1.0, 1e6, 1.0]]  # all the unscaled weight is on the second
+    np.testing.assert_allclose(weights_along(tx, trajectory)[-1], [0.5, 0.0, 0.5])
+
+
+def test_weights_of_any_size_reach_their_sum():
+    for scale in (1e-18, 1.0, 1e18):
+        weights = weights_along(
+            losses_squared(2, weight_sum=2.0, priorities=[1e-20, 1e-20]), [[3 * scale, 4 * scale]]
+        )
+        np.testing.assert_allclose(weights[0], [0.72, 1.28], rtol=1e-6)
+
+
+def test_all_weights_zero_become_the_priorities():
+    tx = losses_squared(2, weight_sum=2.0, priorities=[1.0, 3.0])
+    np.testing.assert_allclose(weights_along(tx, [[0.0, 0.0]])[0], [0.5, 1.5])
+
+
+def test_every_holds_the_weights_and_records_means():
+    trajectory = np.arange(1.0, 15.0).reshape(7, 2)
+    weights = weights_along(losses_squared(2, every=3), trajectory)
+    first, second = trajectory[:3].mean(axis=0) ** 2, trajectory[3:6].mean(axis=0) ** 2
+    expected = [[1.0, 1.0]] * 2 + [first] * 3 + [second] * 2
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_a_period_mean_forgets_the_period_before():
+    weights = weights_along(losses_squared(1, every=2), [[1e15], [1e15], [1.0], [2.0]])
+    np.testing.assert_allclose(weights[3], 1.5**2)
+
+
+# Losses that are not finite.
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("variant", [{}, {"loss_weighted": True, "rate": "relative"}])
+def test_a_step_with_a_bad_loss_leaves_no_trace(bad, every, variant):
+    rng = np.random.default_rng(0)
+    clean = rng.uniform(0.5, 1.5, (16, 2))
+    tx = sa.softadapt(2, 1.0, history=3, every=every, **variant)
+    places = [0, 1, 6, 9]  # one before anything is recorded, two in a row
+    dirty = np.insert(clean, places, [[bad, 1.0], [1.0, bad], [bad, bad], [bad, 1.0]], axis=0)
+    bad_rows = ~np.isfinite(dirty).all(axis=1)
+    weights = np.asarray(weights_along(tx, dirty))
+    np.testing.assert_array_equal(weights[~bad_rows], weights_along(tx, clean))
+    for row in np.flatnonzero(bad_rows):
+        before = weights[row - 1] if row else sa.loss_weights(tx.init(None))
+        np.testing.assert_array_equal(weights[row], before)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_weights_that_are_not_finite_are_not_used(bad):
+    def update(components, state):
+        return jnp.where(components.losses > 10, bad, components.losses), state + 1
+
+    tx = sa.balance(sa.Weighting(lambda k: jnp.zeros((), jnp.int32), update), 2, weight_sum=1.0)
+    state = tx.init(None)
+    for losses in ([1.0, 3.0], [11.0, 12.0], [11.0, 3.0]):
+        _, state = tx.update(jnp.zeros(2), state, losses=losses)
+        np.testing.assert_allclose(sa.loss_weights(state), [0.25, 0.75])
+    assert state.weighting_state == 1
+
+
+# dtypes.
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("name", all_factories())
+def test_h_has_the_dtype_of_each_parameter_and_the_state_is_float32(name, dtype):
+    tx = all_factories()[name]()
+    params = quadratic_params(dtype)
+    state = tx.init(params)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    for updates, losses in ((grads, None), (grads.stack(), grads.losses)):
+        h, new_state = tx.update(updates, state, params, losses=losses)
+        assert {leaf.dtype for leaf in jax.tree.leaves(h)} == {jnp.dtype(dtype)}
+        for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
+            assert (old.dtype, old.shape) == (new.dtype, new.shape)
+            assert old.dtype in (jnp.float32, jnp.int32)
+            assert not new.weak_type
+            assert not old.weak_type
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_under_x64_the_state_is_float64(dtype):
+    tx = sa.softadapt(3, loss_weighted=True)
+    params = quadratic_params(dtype)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    for updates, losses in ((grads, None), (grads.stack(), grads.losses)):
+        h, state = tx.update(updates, tx.init(params), params, losses=losses)
+        assert state.loss_weights.dtype == jnp.float64
+        assert {leaf.dtype for leaf in jax.tree.leaves(h)} == {jnp.dtype(dtype)}
+
+
+def test_stacked_bfloat16_is_summed_in_float32():
+    stacked = jnp.concatenate([jnp.asarray([256.0]), jnp.ones(64)]).astype(jnp.bfloat16)
+    h, _ = sa.fixed_weights(np.ones(65)).update(
+        stacked, sa.fixed_weights(np.ones(65)).init(None), losses=np.ones(65)
+    )
+    assert h == 320.0  # summed in bfloat16 it stays at 256
+    assert h.dtype == jnp.bfloat16
+
+
+def test_integer_leaves_get_zero():
+    params = {"w": jnp.ones(3), "step": jnp.asarray(4), "none": None}
+    tx = optax.chain(sa.softadapt(2), optax.sgd(0.1))
+    _, grads = sa.value_and_component_grads(lambda p: (jnp.sum(p["w"]), jnp.sum(p["w"] ** 2)))(
+        params
+    )
+    for updates, losses in ((grads, None), (grads.stack(), grads.losses)):
+        h, _ = tx.update(updates, tx.init(params), params, losses=losses)
+        assert optax.apply_updates(params, h)["step"] == 4
+
+
+# Reading the weights.
+
+
+def test_loss_weights_at_any_depth_and_in_a_batch():
+    tx = optax.chain(optax.chain(sa.softadapt(2), optax.sgd(0.1)), optax.scale(0.5))
+    state = tx.init(jnp.zeros(3))
+    np.testing.assert_allclose(sa.loss_weights(state), [0.5, 0.5])
+    like = {"b": 0.0, "a": (0.0,)}
+    assert sa.loss_weights(state, like=like) == {"b": 0.5, "a": (0.5,)}
+    assert sa.loss_weights(state, like=jnp.zeros(2)).shape == (2,)
+    batch = jax.vmap(lambda beta: sa.softadapt(2, beta).init(None))(jnp.ones(7))
+    assert sa.loss_weights(batch).shape == (7, 2)
+    assert sa.loss_weights(batch, like=like)["b"].shape == (7,)
+
+
+def test_loss_weights_that_cannot_be_read():
+    with pytest.raises(ValueError, match=r"a chain with `softadapt`, `balance` or another"):
+        sa.loss_weights(optax.adam(0.1).init(jnp.zeros(3)))
+    state = sa.softadapt(2).init(None)
+    with pytest.raises(ValueError, match="`like` should have 2 scalars, one for each loss, got 3"):
+        sa.loss_weights(state, like={"a": 0.0, "b": 0.0, "c": 0.0})
+    with pytest.raises(ValueError, match=r"`like` should have 2 scalars"):
+        sa.loss_weights(state, like=jnp.zeros(3))
+
+
+# A user's own weighting.
+
+
+def test_own_weighting_with_careless_types():
+    """Weakly typed state and an integer count do not retrace or break the period's `cond`."""
+
+    def init(num_losses):
+        return {"level": jnp.full(num_losses, 1.0), "count": 0}
+
+    def update(components, state):
+        level = 0.5 * state["level"] + 0.5 * components.losses
+        return [level[0], level[1]], {"level": level, "count": state["count"] + 1}
+
+    for every in (1, 2):
+        tx = sa.balance(sa.Weighting(init, update), 2, every=every)
+        state = tx.init(None)
+        traces = []
+
+        @jax.jit
+        def step(state, tx=tx, traces=traces):
+            traces.append(1)
+            return tx.update(jnp.zeros(2), state, losses=jnp.asarray([1.0, 3.0]))[1]
+
+        for _ in range(4):
+            state = step(state)
+        assert len(traces) == 1
+        assert state.weighting_state["count"] == 4 // every
+
+
+def test_own_weighting_of_the_wrong_shape():
+    tx = sa.balance(sa.Weighting(lambda k: (), lambda components, state: (jnp.ones(3), state)), 2)
+    with pytest.raises(ValueError, match="`weights` should have one entry for each of the 2"):
+        tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])
+
+
+# Wrong use.
+
+
+@pytest.mark.parametrize(
+    ("updates", "losses", "error", "message"),
+    [
+        (jnp.zeros((2, 3)), None, ValueError, "`losses` should be passed to `update` together"),
+        (jnp.zeros((2, 3)), [1.0], ValueError, "`losses` should have one entry for each of the 2"),
+        (jnp.zeros((2, 3)), jnp.ones((2, 1)), ValueError, r"`losses` should be an array of shape"),
+        (jnp.zeros(3), [1.0, 2.0], ValueError, r"here \(2, 3\) at the root, got \(3,\). Likely"),
+        (jnp.zeros((3, 3)), [1.0, 2.0], ValueError, r"here \(2, 3\) at the root, got \(3, 3\)"),
+        (jnp.zeros((2, 1)), [1.0, 2.0], ValueError, r"here \(2, 3\) at the root, got \(2, 1\)"),
+        ({"w": jnp.zeros((2, 3))}, [1.0, 2.0], ValueError, "the structure of the parameters"),
+        (optax.MaskedNode(), [1.0, 2.0], ValueError, "gradients of all parameters, got masked"),
+    ],
+)
+def test_wrong_updates_are_named(updates, losses, error, message):
+    tx = sa.softadapt(2)
+    with pytest.raises(error, match=message):
+        tx.update(updates, tx.init(None), jnp.zeros(3), losses=losses)
+
+
+def test_wrong_stacked_gradients_without_parameters():
+    tx = sa.softadapt(2)
+    for updates in (jnp.zeros((3, 2)), jnp.zeros(())):
+        with pytest.raises(ValueError, match="Stacked gradients should have shape"):
+            tx.update(updates, tx.init(None), losses=[1.0, 2.0])
+
+
+def test_wrong_number_of_losses():
+    tx = sa.softadapt(2)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    with pytest.raises(ValueError, match="`losses` should have one entry for each of the 2 losses"):
+        tx.update(grads, tx.init(None))
+
+
+def test_bad_input_does_not_corrupt_the_state():
+    tx = sa.softadapt(2, history=2)
+    _, state = tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])
+    before = jax.tree.map(np.array, state)
+    with pytest.raises(ValueError, match="`losses`"):
+        tx.update(jnp.zeros(2), state)
+    jax.tree.map(np.testing.assert_array_equal, before, state)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_losses": 0}, ValueError, "`num_losses` should be at least 1, got 0"),
+        ({"num_losses": 2.0}, TypeError, "`num_losses` should be a Python integer, got float 2.0"),
+        ({"num_losses": True}, TypeError, "`num_losses` should be a Python integer, got bool"),
+        ({"num_losses": jnp.asarray(2)}, TypeError, "without it in `static_args`"),
+        ({"every": 1.5}, TypeError, "`every` should be a Python integer, got float"),
+        ({"weight_sum": -1.0}, ValueError, "`weight_sum` should be finite and > 0, got -1.0"),
+        ({"weight_sum": True}, TypeError, "`weight_sum` should be a number, got bool True"),
+        ({"priorities": [1.0, np.nan]}, ValueError, "`priorities` should be finite and >= 0"),
+        ({"priorities": {"a": 1.0}}, ValueError, "`priorities` should have one entry for each of"),
+    ],
+)
+def test_wrong_options_are_named(options, error, message):
+    weighting = sa.Weighting(lambda num_losses: (), lambda components, state: (None, state))
+    with pytest.raises(error, match=message):
+        unchecked(sa.balance)(**({"weighting": weighting, "num_losses": 2} | options))

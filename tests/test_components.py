@@ -1,0 +1,426 @@
+"""`value_and_component_grads` on what real models contain, and the four views of the gradients."""
+
+import functools
+import gc
+import inspect
+import weakref
+
+import flax.linen
+import flax.nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import quadratic_losses, quadratic_params
+
+import softadapt_optax as sa
+
+WEIGHTS = np.array([0.2, 1.5, 0.7], np.float32)
+
+
+def assert_combines(losses_fn, params, *args, rtol=1e-5, atol=1e-6, **options):
+    """Whatever the model is, h is the gradient of the weighted sum, in both forms."""
+    losses, grads = sa.value_and_component_grads(losses_fn, **options)(params, *args)
+    num_losses = grads.losses.size
+    weights = jnp.asarray(WEIGHTS[:num_losses])
+
+    def weighted_sum(params):
+        leaves = jax.tree.leaves(losses_fn(params, *args))
+        array = leaves[0] if leaves[0].ndim else jnp.stack(leaves)
+        return jnp.sum(weights * array.astype(jnp.float32))
+
+    expected = jax.grad(weighted_sum, allow_int=True)(params)
+    stacked = grads.stack()
+    for actual in (
+        grads.combine(weights),
+        jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), stacked),
+    ):
+        for ours, wanted in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            if wanted.dtype == jax.dtypes.float0:
+                wanted = np.zeros(wanted.shape)
+            np.testing.assert_allclose(
+                np.asarray(ours, np.float64), np.asarray(wanted, np.float64), rtol=rtol, atol=atol
+            )
+    assert jax.tree.structure(losses) == jax.tree.structure(losses_fn(params, *args))
+    rows = np.concatenate(
+        [np.asarray(leaf, np.float64).reshape(num_losses, -1) for leaf in jax.tree.leaves(stacked)],
+        axis=1,
+    )
+    np.testing.assert_allclose(grads.gramian(), rows @ rows.T, rtol=max(rtol, 1e-5), atol=atol)
+    return losses, grads
+
+
+X = jnp.linspace(-1.0, 1.0, 20).reshape(5, 4)
+
+
+def network(params, x):
+    return jnp.tanh(x @ params["in"]) @ params["out"]
+
+
+def network_params(dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0))
+    shapes = {"in": (4, 8), "out": (8, 3)}
+    return {
+        name: jax.random.normal(key, shape, dtype)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def network_losses(params, x, forward=network):
+    y = forward(params, x)
+    return {"square": jnp.mean(y**2), "size": jnp.mean(jnp.abs(y - 1)), "mean": jnp.mean(y)}
+
+
+# What real models contain.
+
+
+def test_dictionary_of_losses():
+    losses, grads = assert_combines(network_losses, network_params(), X)
+    assert list(losses) == ["mean", "size", "square"] or set(losses) == set(
+        network_losses(network_params(), X)
+    )
+    names = ["mean", "size", "square"]  # jax.tree.leaves order: sorted keys
+    np.testing.assert_array_equal(grads.losses, [losses[name] for name in names])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        tuple,
+        list,
+        jnp.stack,
+        lambda parts: {"a": parts[0], "b": parts[1:]},
+        lambda parts: parts[:1],
+    ],
+    ids=["tuple", "list", "array", "nested", "single"],
+)
+def test_any_structure_of_losses(build):
+    def losses_fn(params, x):
+        return build(list(network_losses(params, x).values()))
+
+    assert_combines(losses_fn, network_params(), X)
+
+
+def test_checkpoint():
+    assert_combines(
+        functools.partial(network_losses, forward=jax.checkpoint(network)), network_params(), X
+    )
+
+
+def test_custom_vjp():
+    @jax.custom_vjp
+    def steeper(x):
+        return x
+
+    steeper.defvjp(lambda x: (x, None), lambda _, g: (3.0 * g,))
+    assert_combines(
+        functools.partial(network_losses, forward=lambda p, x: steeper(network(p, x))),
+        network_params(),
+        X,
+    )
+
+
+def test_scan_and_while_inside_the_loss():
+    def losses_fn(params, x):
+        def body(carry, _):
+            return jnp.tanh(carry @ params["square"]), jnp.sum(carry**2)
+
+        end, sizes = jax.lax.scan(body, x, None, 5)
+        count = jax.lax.while_loop(lambda c: c < 3.0, lambda c: c + 1.0, 0.0)
+        return {"end": jnp.sum(end**2) * count, "path": jnp.mean(sizes)}
+
+    assert_combines(losses_fn, {"square": 0.3 * jnp.eye(4) + 0.1}, X)
+
+
+def test_none_and_integer_leaves():
+    params = network_params() | {"none": None, "steps": jnp.arange(3), "flag": jnp.asarray(True)}
+    _, grads = assert_combines(network_losses, params, X)
+    h = grads.combine(WEIGHTS)
+    assert h["none"] is None
+    assert h["steps"].dtype == jnp.int32
+    assert not jnp.any(h["steps"])
+    assert h["flag"].dtype == jnp.bool_
+    assert grads.stack()["steps"].shape == (3, 3)
+
+
+def test_component_that_does_not_depend_on_the_parameters():
+    def losses_fn(params, x):
+        return {"fit": jnp.mean(network(params, x) ** 2), "data": jnp.mean(x**2)}
+
+    _, grads = assert_combines(losses_fn, network_params(), X)
+    gramian = grads.gramian()
+    np.testing.assert_array_equal(gramian[0], 0.0)
+    assert gramian[1, 1] > 0
+
+
+def test_python_number_as_a_loss():
+    losses, grads = sa.value_and_component_grads(lambda p: {"fit": p**2, "off": 0.0})(3.0)
+    assert losses["off"] == 0.0
+    np.testing.assert_allclose(grads.combine([1.0, 5.0]), 6.0)
+
+
+def test_bfloat16_parameters():
+    _, grads = assert_combines(
+        network_losses, network_params(jnp.bfloat16), X, rtol=0.05, atol=0.02
+    )
+    for leaf in jax.tree.leaves(grads.combine(WEIGHTS)):
+        assert leaf.dtype == jnp.bfloat16
+    assert grads.gramian().dtype == jnp.float32
+    assert grads.losses.dtype == jnp.float32
+
+
+def test_low_precision_losses_are_recorded_in_float32():
+    losses, grads = sa.value_and_component_grads(
+        lambda p: (p.astype(jnp.bfloat16) ** 2, p.astype(jnp.float16))
+    )(jnp.asarray(3.0))
+    assert [loss.dtype for loss in losses] == [jnp.bfloat16, jnp.float16]
+    assert grads.losses.dtype == jnp.float32
+    np.testing.assert_allclose(grads.combine([1.0, 2.0]), 8.0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64():
+    params = {"w": np.linspace(0, 1, 5)}
+    losses, grads = sa.value_and_component_grads(
+        lambda p: (jnp.sum(p["w"] ** 2), jnp.sum(jnp.sin(p["w"])))
+    )(params)
+    assert grads.losses.dtype == losses[0].dtype == jnp.float64
+    h = grads.combine([0.3, 0.7])["w"]
+    np.testing.assert_allclose(h, 0.6 * params["w"] + 0.7 * np.cos(params["w"]), rtol=1e-14)
+    assert grads.gramian().dtype == jnp.float64
+
+
+def test_complex_parameters():
+    z = jnp.asarray([1.0 + 2.0j, -1.0 + 0.5j])
+    losses_fn = lambda z: (jnp.sum(jnp.abs(z) ** 2), jnp.sum(z.real), jnp.sum(z.imag))
+    _, grads = sa.value_and_component_grads(losses_fn)(z)
+    wanted = jax.grad(lambda z: jnp.dot(jnp.asarray(WEIGHTS), jnp.stack(losses_fn(z))))(z)
+    np.testing.assert_allclose(grads.combine(WEIGHTS), wanted, rtol=1e-6)
+    np.testing.assert_allclose(jnp.diagonal(grads.gramian()), [25.0, 2.0, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(grads.gramian()[1, 2], 0.0, atol=1e-6)
+
+
+def test_linen_module_with_batch_statistics():
+    class Net(flax.linen.Module):
+        @flax.linen.compact
+        def __call__(self, x):
+            x = flax.linen.Dense(6)(x)
+            x = flax.linen.BatchNorm(use_running_average=False)(x)
+            return flax.linen.Dense(2)(flax.linen.relu(x))
+
+    variables = Net().init(jax.random.key(0), X)
+    statistics = variables["batch_stats"]
+
+    def losses_fn(params, x):
+        y, updated = Net().apply(
+            {"params": params, "batch_stats": statistics}, x, mutable=["batch_stats"]
+        )
+        return {"square": jnp.mean(y**2), "mean": jnp.mean(y)}, updated
+
+    assert_combines(lambda p, x: losses_fn(p, x)[0], variables["params"], X)
+    (losses, updated), grads = sa.value_and_component_grads(losses_fn, has_aux=True)(
+        variables["params"], X
+    )
+    assert set(losses) == {"square", "mean"}
+    mean = updated["batch_stats"]["BatchNorm_0"]["mean"]
+    assert float(jnp.abs(mean - statistics["BatchNorm_0"]["mean"]).max()) > 0
+    assert jax.tree.structure(grads.combine([1.0, 1.0])) == jax.tree.structure(variables["params"])
+
+
+def test_nnx_module():
+    class Net(flax.nnx.Module):
+        def __init__(self, rngs):
+            self.hidden = flax.nnx.Linear(4, 6, rngs=rngs)
+            self.out = flax.nnx.Linear(6, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(flax.nnx.relu(self.hidden(x)))
+
+    graph, params = flax.nnx.split(Net(flax.nnx.Rngs(0)), flax.nnx.Param)
+
+    def losses_fn(params, x):
+        y = flax.nnx.merge(graph, params)(x)
+        return {"square": jnp.mean(y**2), "mean": jnp.mean(y)}
+
+    _, grads = assert_combines(losses_fn, params, X)
+    tx = optax.chain(sa.softadapt(2), optax.adam(1e-2))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    assert sum(jax.tree.leaves(losses_fn(moved, X))) < sum(jax.tree.leaves(losses_fn(params, X)))
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize("argnums", [1, -1, (0, 1), [1]])
+def test_argnums_mirror_jax_grad(argnums):
+    def losses_fn(scale, params):
+        y = scale * params
+        return (jnp.sum(y**2), jnp.sum(y))
+
+    args = (jnp.asarray(2.0), jnp.arange(3.0))
+    _, grads = sa.value_and_component_grads(losses_fn, argnums)(*args)
+    weighted = lambda *args: 0.3 * losses_fn(*args)[0] + 0.7 * losses_fn(*args)[1]
+    ours, wanted = grads.combine([0.3, 0.7]), jax.grad(weighted, argnums)(*args)
+    assert jax.tree.structure(ours) == jax.tree.structure(wanted)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), ours, wanted)
+
+
+def test_has_aux_and_keyword_arguments():
+    def losses_fn(params, *, shift):
+        return {"a": (params - shift) ** 2, "b": params}, {"shifted": params - shift, "name": "x"}
+
+    (losses, aux), grads = sa.value_and_component_grads(losses_fn, has_aux=True)(5.0, shift=2.0)
+    assert aux["name"] == "x"
+    assert (aux["shifted"], losses["a"]) == (3.0, 9.0)
+    np.testing.assert_allclose(grads.combine({"a": 1.0, "b": 10.0}), 16.0)
+
+
+def test_it_keeps_the_name_and_the_documentation_of_the_loss():
+    def my_losses(params):
+        """Two losses."""
+        return (params, params)
+
+    wrapped = inspect.unwrap(sa.value_and_component_grads)(my_losses)
+    assert wrapped.__name__ == "my_losses"
+    assert wrapped.__doc__ == "Two losses."
+
+
+def test_neither_form_runs_the_loss_more_than_once():
+    calls = []
+
+    def losses_fn(params):
+        calls.append(1)
+        return (params**2, params)
+
+    _, grads = sa.value_and_component_grads(losses_fn)(1.0)
+    grads.combine([1.0, 1.0])
+    grads.stack()
+    grads.gramian()
+    assert len(calls) == 1
+
+
+# The four views.
+
+
+def test_combine_takes_an_array_or_the_structure_of_the_losses():
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    named = grads.combine({"near": 1.0, "far": 2.0, "small": 3.0})
+    array = grads.combine(jnp.asarray([2.0, 1.0, 3.0]))
+    jax.tree.map(np.testing.assert_array_equal, named, array)
+
+
+def test_gramian_over_a_mask():
+    params = quadratic_params()
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    stacked = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(3, -1), grads.stack())
+    for mask in ({"w": True, "b": False}, {"w": False, "b": True}, True, False):
+        names = [n for n in params if (mask if isinstance(mask, bool) else mask[n])]
+        wanted = sum((stacked[n] @ stacked[n].T for n in names), np.zeros((3, 3)))
+        np.testing.assert_allclose(grads.gramian(mask), wanted, rtol=1e-6)
+
+
+def test_gramian_of_many_parameters_is_accurate():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3, 1_000_000)).astype(np.float32)
+    _, grads = sa.value_and_component_grads(lambda p: jnp.asarray(rows) @ p)(jnp.zeros(1_000_000))
+    wide = rows.astype(np.float64)
+    np.testing.assert_allclose(grads.gramian(), wide @ wide.T, atol=1e-6 * 1_000_000)
+
+
+def test_what_a_component_does_not_touch_is_not_computed():
+    """Two losses with a head each: K pullbacks of one head each, not of both."""
+    params = {"trunk": jnp.ones((64, 64)), "a": jnp.ones((64, 512)), "b": jnp.ones((64, 512))}
+    x = jnp.ones((32, 64))
+
+    def losses_fn(params):
+        features = jnp.tanh(x @ params["trunk"])
+        return tuple(jnp.mean((features @ params[name]) ** 2) for name in "ab")
+
+    def flops(function):
+        return jax.jit(function).lower(params).compile().cost_analysis()["flops"]
+
+    stacked = flops(lambda p: sa.value_and_component_grads(losses_fn)(p)[1].stack())
+    plain = flops(jax.grad(lambda p: sum(losses_fn(p))))
+    # Forward and backward of both heads once each, and the trunk's backward once more.
+    assert stacked < 1.15 * plain
+
+
+def test_component_grads_are_not_a_tree():
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    message = "`ComponentGrads` should go to a weighting"
+    for misuse in (
+        lambda: jax.tree.leaves(grads),
+        lambda: jax.tree.map(jnp.sin, grads),
+        lambda: jax.jit(lambda g: 0.0)(grads),
+        lambda: jax.jit(sa.value_and_component_grads(quadratic_losses))(quadratic_params()),
+        lambda: optax.tree.norm(grads),
+        lambda: optax.sgd(0.1).update(grads, optax.sgd(0.1).init(quadratic_params())),
+    ):
+        with pytest.raises(TypeError, match=message):
+            misuse()
+
+
+def test_nothing_outlives_the_step():
+    references = []
+
+    @jax.jit
+    def step(params):
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        references.append(weakref.ref(grads))
+        return grads.combine([1.0, 1.0, 1.0])
+
+    gc.disable()
+    try:
+        with jax.checking_leaks():
+            step(quadratic_params())
+        assert references[0]() is None  # freed without the garbage collector: no cycles
+    finally:
+        gc.enable()
+
+
+# Wrong use.
+
+
+@pytest.mark.parametrize(
+    ("losses_fn", "args", "options", "error", "message"),
+    [
+        (lambda p: p["w"], None, {}, ValueError, r"pytree of scalars or one array of shape \[K\]"),
+        (
+            lambda p: {"a": jnp.sum(p["b"]), "b": p["b"]},
+            None,
+            {},
+            ValueError,
+            r"got shape \(4,\) at",
+        ),
+        (lambda p: ((jnp.sum(p["b"]),), p["w"]), None, {}, ValueError, "without `has_aux=True`"),
+        (lambda p: {}, None, {}, ValueError, "at least one loss"),
+        (lambda p: jnp.zeros(0), None, {}, ValueError, r"got shape \(0,\) at the output"),
+        (lambda p: (jnp.sum(p["b"]), 3), None, {}, TypeError, r"got int32 at \[1\]. Likely cause"),
+        (lambda p: (jnp.sum(p["b"]) + 0j,), None, {}, TypeError, "real floating-point number"),
+        (quadratic_losses, (), {}, ValueError, "parameters were passed by keyword"),
+        (quadratic_losses, None, {"argnums": 1}, ValueError, "got 1 for 1 positional arguments"),
+        (quadratic_losses, None, {"argnums": ()}, ValueError, "`argnums` should name"),
+        (jnp.sum, (jnp.arange(3),), {}, TypeError, "`argnums` points at the data"),
+        (
+            lambda p: p["w"],
+            ({"w": 1.0, "key": jax.random.key(0)},),
+            {},
+            TypeError,
+            r"should hold numbers, got key<fry> at \[0\]\['key'\]",
+        ),
+    ],
+)
+def test_wrong_use_is_named(losses_fn, args, options, error, message):
+    args = (quadratic_params(),) if args is None else args
+    with pytest.raises(error, match=message):
+        sa.value_and_component_grads(losses_fn, **options)(*args)
+
+
+def test_wrong_number_of_weights():
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    with pytest.raises(ValueError, match="one entry for each of the 3 losses, got 2"):
+        grads.combine([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"shape \[K\] or a pytree of K scalars"):
+        grads.combine(jnp.ones((3, 1)))

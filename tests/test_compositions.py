@@ -1,0 +1,197 @@
+"""The composition table of the README: what works is right, what cannot work says why."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import quadratic_losses, quadratic_params, training_step
+
+import softadapt_optax as sa
+
+
+def weighting(**options):
+    return sa.softadapt(3, 1.0, history=2, loss_weighted=True, **options)
+
+
+def run(tx, steps=6, stacked=False, params=None):
+    params = quadratic_params() if params is None else params
+    state = tx.init(params)
+    for _ in range(steps):
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        if stacked:
+            updates, state = tx.update(grads.stack(), state, params, losses=grads.losses)
+        else:
+            updates, state = tx.update(grads, state, params)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def by_hand(optimizer, steps=6):
+    """The same steps with our weights, but h formed and passed on by hand."""
+    weights_of, params = weighting(), quadratic_params()
+    weights_state, state = weights_of.init(params), optimizer.init(params)
+    for _ in range(steps):
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        _, weights_state = weights_of.update(grads, weights_state, params)
+        weights = sa.loss_weights(weights_state)
+        h = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), grads.stack())
+        updates, state = optimizer.update(h, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+WORKS_BEHIND = {
+    "adam": lambda: optax.adam(0.05),
+    "clipping": lambda: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5)),
+    "weight decay": lambda: optax.adamw(0.05, weight_decay=0.1),
+    "masked": lambda: optax.masked(optax.adam(0.05), {"w": True, "b": False}),
+    "partition": lambda: optax.partition(
+        {"fast": optax.sgd(0.1), "frozen": optax.set_to_zero()}, {"w": "fast", "b": "frozen"}
+    ),
+    "apply_if_finite": lambda: optax.apply_if_finite(optax.adam(0.05), 3),
+    "lbfgs without line search": lambda: optax.lbfgs(0.05, linesearch=None),
+    "MultiSteps": lambda: _with_extra_args(optax.MultiSteps(optax.adam(0.05), 2)),
+}
+
+
+def _with_extra_args(multi_steps):
+    return optax.GradientTransformationExtraArgs(multi_steps.init, multi_steps.update)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("name", WORKS_BEHIND)
+def test_what_works_behind_a_weighting(name, stacked):
+    optimizer = WORKS_BEHIND[name]()
+    params, _ = run(optax.chain(weighting(), optimizer), stacked=stacked)
+    jax.tree.map(
+        lambda ours, wanted: np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6),
+        params,
+        by_hand(optimizer),
+    )
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_schedule_free_around_a_chain(stacked):
+    tx = optax.contrib.schedule_free(optax.chain(weighting(), optax.sgd(0.05)), 0.05)
+    params, _ = run(tx, steps=40, stacked=stacked)
+    assert sum(jax.tree.leaves(quadratic_losses(params))) < sum(
+        jax.tree.leaves(quadratic_losses(quadratic_params()))
+    )
+
+
+def test_line_search_behind_component_grads():
+    """The losses travel inside `ComponentGrads`, so that the search's own arguments are free."""
+    tx = optax.chain(weighting(weight_sum=3.0), optax.lbfgs())
+    params = quadratic_params()
+    state = tx.init(params)
+    value_fn = lambda p: sum(jax.tree.leaves(quadratic_losses(p)))
+    values = []
+    for _ in range(5):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        updates, state = tx.update(grads, state, params, value=value, grad=grad, value_fn=value_fn)
+        params = optax.apply_updates(params, updates)
+        values.append(float(value))
+    assert values[-1] < values[0]
+
+
+def test_apply_if_finite_behind_catches_a_bad_gradient():
+    """A finite loss with a gradient that is not: weights go on, the step is skipped."""
+    losses_fn = lambda p: (jnp.sqrt(p), p)
+    tx = optax.chain(sa.softadapt(2, history=2), optax.apply_if_finite(optax.sgd(0.1), 5))
+    params = jnp.asarray(0.0)
+    state = tx.init(params)
+    updates, state = tx.update(sa.value_and_component_grads(losses_fn)(params)[1], state, params)
+    assert updates == 0.0
+    assert state[0].weighting_state.record_count == 1
+
+
+def test_microbatch_accumulates_losses_and_stacked_gradients():
+    x = jnp.arange(8.0).reshape(8, 1)
+    params = {"w": jnp.ones(3), "b": jnp.ones(())}
+
+    def losses_fn(params, x):
+        y = jnp.tanh(x * params["w"][None] + params["b"])
+        return {"square": jnp.mean(y**2), "mean": jnp.mean(y)}
+
+    def losses_and_stack(params, x):
+        _, grads = sa.value_and_component_grads(losses_fn)(params, x)
+        return grads.losses, grads.stack()
+
+    accumulated = optax.microbatching.microbatch(
+        losses_and_stack,
+        argnums=1,
+        microbatch_size=2,
+        accumulator=optax.microbatching.AccumulationType.MEAN,
+    )
+    losses, stacked = accumulated(params, x)
+    tx = sa.softadapt(2)
+    h, _ = tx.update(stacked, tx.init(params), params, losses=losses)
+    wanted, _ = tx.update(sa.value_and_component_grads(losses_fn)(params, x)[1], tx.init(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), h, wanted)
+
+
+# What cannot work.
+
+WRAPPERS = {
+    "MultiSteps": lambda inner: optax.MultiSteps(inner, 2),
+    "apply_if_finite": lambda inner: optax.apply_if_finite(inner, 3),
+    "masked": lambda inner: optax.masked(inner, {"w": True, "b": False}),
+    "partition": lambda inner: optax.partition(
+        {"ours": inner, "plain": optax.sgd(0.1)}, {"w": "ours", "b": "plain"}
+    ),
+    "flatten": optax.flatten,
+    "conditionally_transform": lambda inner: optax.conditionally_transform(
+        inner, lambda step: step >= 0
+    ),
+    "mechanize": optax.contrib.mechanize,
+}
+
+BEFORE = {
+    "clip_by_global_norm": lambda: optax.clip_by_global_norm(1.0),
+    "clip": lambda: optax.clip(1.0),
+    "adam": lambda: optax.adam(0.1),
+    "ema": lambda: optax.ema(0.9),
+    "scale": lambda: optax.scale(0.1),
+    "add_decayed_weights": lambda: optax.add_decayed_weights(0.1),
+    "zero_nans": optax.zero_nans,
+}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("name", [*WRAPPERS, *BEFORE, "nothing"])
+def test_component_grads_in_the_wrong_place_say_so(name, jit):
+    if name in WRAPPERS:
+        tx = WRAPPERS[name](optax.chain(weighting(), optax.sgd(0.1)))
+    elif name in BEFORE:
+        tx = optax.chain(BEFORE[name](), weighting(), optax.sgd(0.1))
+    else:
+        tx = optax.adam(0.1)
+    params = quadratic_params()
+    step = training_step(tx)
+    with pytest.raises(TypeError, match="weighting is missing or is not first in its chain"):
+        (jax.jit(step) if jit else step)(params, tx.init(params))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MultiSteps", "is wrapped in `MultiSteps`"),
+        ("masked", "gradients of all parameters, got masked ones"),
+        ("partition", "gradients of all parameters, got masked ones"),
+        ("flatten", "Stacked gradients should have shape"),
+    ],
+)
+def test_stacked_gradients_in_the_wrong_place_say_so(name, message):
+    with pytest.raises(ValueError, match=message):
+        run(WRAPPERS[name](optax.chain(weighting(), optax.sgd(0.1))), stacked=True)
+
+
+def test_two_weightings_in_one_chain_say_so():
+    tx = optax.chain(weighting(), weighting(), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="is not first in its chain"):
+        run(tx)
+    with pytest.raises(ValueError, match="is not first in its chain"):
+        run(tx, stacked=True)

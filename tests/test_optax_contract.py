@@ -1,0 +1,296 @@
+"""What Optax asks of every transformation, as one table over all factories."""
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import all_factories, quadratic_losses, quadratic_params, training_step
+
+import softadapt_optax as sa
+
+FACTORIES = all_factories()
+each_factory = pytest.mark.parametrize("name", FACTORIES)
+
+
+def chained(name, optimizer=None):
+    return optax.chain(FACTORIES[name](), optimizer or optax.adam(0.05))
+
+
+def assert_close(first, second, rtol=1e-5, atol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
+
+
+def python_loop(tx, steps, params=None):
+    params = quadratic_params() if params is None else params
+    opt_state = tx.init(params)
+    step = jax.jit(training_step(tx))
+    for _ in range(steps):
+        params, opt_state, losses = step(params, opt_state)
+    return params, opt_state, losses
+
+
+# One step, however it is run.
+
+
+@each_factory
+def test_jit_and_eager_agree(name):
+    tx = chained(name)
+    step = training_step(tx)
+    params = quadratic_params()
+    eager = jitted = (params, tx.init(params))
+    for _ in range(6):
+        eager, jitted = step(*eager)[:2], jax.jit(step)(*jitted)[:2]
+    assert_close(eager, jitted)
+
+
+class AllVariants(chex.TestCase):
+    @chex.all_variants(with_pmap=False)
+    def test_the_weights(self):
+        tx = sa.softadapt(2, 2.0, history=2, loss_weighted=True)
+        _, state = tx.update(jnp.zeros(2), tx.init(None), losses=jnp.asarray([1.0, 3.0]))
+        update = self.variant(lambda losses: tx.update(jnp.ones(2), state, losses=losses))
+        h, state = update(jnp.asarray([2.0, 1.0]))
+        wanted = np.exp([2.0 * 1.0, 2.0 * -2.0]) * [1.5, 2.0]
+        np.testing.assert_allclose(sa.loss_weights(state), wanted / wanted.sum(), rtol=1e-5)
+        np.testing.assert_allclose(h, 1.0, rtol=1e-6)
+
+
+@each_factory
+def test_a_scan_of_100_steps_is_a_loop_of_100_steps(name):
+    tx = chained(name)
+    params = quadratic_params()
+    step = training_step(tx)
+    scan = jax.jit(
+        lambda carry: jax.lax.scan(lambda c, _: (step(*c)[:2], None), carry, None, 100)[0]
+    )
+    assert_close(scan((params, tx.init(params))), python_loop(tx, 100)[:2], rtol=1e-4)
+
+
+@each_factory
+def test_vmap_over_seeds_is_a_loop_over_seeds(name):
+    tx = chained(name)
+    scales = jnp.asarray([0.5, 1.0, 2.0])
+
+    def train(scale):
+        params = jax.tree.map(lambda leaf: scale * leaf, quadratic_params())
+        carry = (params, tx.init(params))
+        return jax.lax.scan(lambda c, _: (training_step(tx)(*c)[:2], None), carry, None, 12)[0]
+
+    together = jax.jit(jax.vmap(train))(scales)
+    for index, scale in enumerate(scales):
+        one = jax.tree.map(lambda leaf: leaf[index], together)
+        assert_close(one, train(scale), rtol=1e-4)
+
+
+@each_factory
+def test_it_converges_where_the_losses_agree(name):
+    def losses_fn(params):
+        error = params - jnp.asarray([1.0, -2.0])
+        return (jnp.sum(error**2), 10 * jnp.sum(error**4), jnp.sum(jnp.cosh(error)) - 2)
+
+    tx = chained(name, optax.adam(0.05))
+    carry = (jnp.zeros(2), tx.init(jnp.zeros(2)))
+    step = jax.jit(training_step(tx, losses_fn))
+    for _ in range(300):
+        carry = step(*carry)[:2]
+    np.testing.assert_allclose(carry[0], [1.0, -2.0], atol=0.05)
+
+
+# Tracing and compiling.
+
+
+@each_factory
+def test_one_trace_over_many_steps(name):
+    tx = chained(name)
+    params = quadratic_params()
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(training_step(tx), 1))
+    carry = (params, tx.init(params))
+    for _ in range(5):
+        carry = step(*carry)[:2]
+
+
+@each_factory
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_it_lowers_for_every_platform(name, platform):
+    tx = chained(name)
+    params = quadratic_params()
+    exported = jax.export.export(jax.jit(training_step(tx)), platforms=[platform])(
+        params, tx.init(params)
+    )
+    assert exported.platforms == (platform,)
+    assert len(exported.mlir_module_serialized) > 0
+
+
+@each_factory
+def test_no_transfer_no_leak_no_nan(name):
+    tx = chained(name)
+    params = quadratic_params()
+    carry = (params, tx.init(params))
+    with jax.checking_leaks(), jax.debug_nans(True):
+        step = jax.jit(training_step(tx))
+        carry = step(*carry)[:2]
+    with jax.transfer_guard("disallow"):
+        for _ in range(4):
+            carry = step(*carry)[:2]
+    chex.assert_tree_all_finite(carry)
+
+
+@each_factory
+def test_buffers_can_be_donated(name):
+    tx = chained(name)
+    params = quadratic_params()
+    state = tx.init(params)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))]
+    assert len(set(buffers)) == len(buffers)
+    step = jax.jit(training_step(tx), donate_argnums=(0, 1))
+    carry = step(params, state)[:2]
+    carry = step(*carry)[:2]
+    # A second start from the same transformation: nothing that was donated is held by it.
+    assert_close(carry, python_loop(tx, 2)[:2])
+
+
+# The state.
+
+
+@each_factory
+def test_init_needs_no_parameters(name):
+    tx = FACTORIES[name]()
+    params = quadratic_params()
+    concrete = tx.init(params)
+    shapes = jax.eval_shape(tx.init, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(concrete, shapes)
+    structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    for other in (structs, {}, None, ()):
+        chex.assert_trees_all_equal(concrete, tx.init(other))
+
+
+@each_factory
+def test_state_is_arrays_of_stable_type(name):
+    tx = FACTORIES[name]()
+    params = quadratic_params()
+    state = tx.init(params)
+    step = training_step(optax.chain(tx, optax.sgd(0.01)))
+    opt_state = (state, *optax.chain(optax.sgd(0.01)).init(params))
+    for _ in range(3):
+        params, opt_state, _ = step(params, opt_state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, opt_state[0])
+    for leaf in jax.tree.leaves(state):
+        assert isinstance(leaf, jax.Array)
+        assert not leaf.weak_type
+
+
+@each_factory
+def test_state_passes_through_cond(name):
+    tx = FACTORIES[name]()
+
+    @jax.jit
+    def maybe(go, state, losses):
+        update = lambda: tx.update(jnp.zeros(3), state, losses=losses)[1]
+        return jax.lax.cond(go, update, lambda: state)
+
+    state = tx.init(None)
+    for go in (True, False):
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            state, maybe(go, state, jnp.asarray([1.0, 2.0, 3.0]))
+        )
+
+
+@each_factory
+def test_tree_map_params_leaves_the_state_alone(name):
+    tx = FACTORIES[name]()
+    state = tx.init(quadratic_params())
+    chex.assert_trees_all_equal(state, optax.tree.map_params(tx, lambda leaf: leaf + 1, state))
+
+
+def test_the_history_never_grows():
+    tx = sa.softadapt(2, history=7)
+    state = tx.init(None)
+    for step in range(20):
+        _, state = tx.update(jnp.zeros(2), state, losses=[float(step), -float(step)])
+        assert state.weighting_state.loss_history.shape == (7, 2)
+    np.testing.assert_array_equal(
+        state.weighting_state.loss_history[:, 0], np.arange(13.0, 20.0)
+    )  # the oldest entry is overwritten, the newest comes last
+
+
+# Arguments of update.
+
+
+@each_factory
+def test_unexpected_extra_arguments_are_ignored(name):
+    tx = chained(name)
+    params = quadratic_params()
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    plain = tx.update(grads, tx.init(params), params)
+    extra = tx.update(
+        grads, tx.init(params), params, value=1.0, grad=None, value_fn=None, unknown="x"
+    )
+    chex.assert_trees_all_equal(plain, extra)
+
+
+# inject_hyperparams.
+
+STATIC = ("num_losses", "history", "order", "every")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"beta": 2.0, "loss_weighted": True, "weight_sum": 3.0},
+        {"rate": "relative", "normalized": True, "priorities": [1.0, 2.0, 0.5], "every": 2},
+        {"history": 3, "order": None},
+    ],
+)
+def test_inject_hyperparams_changes_nothing(options):
+    injected = optax.inject_hyperparams(sa.softadapt, static_args=STATIC)(num_losses=3, **options)
+    plain = optax.chain(sa.softadapt(3, **options), optax.adam(0.05))
+    params, state, _ = python_loop(optax.chain(injected, optax.adam(0.05)), 12)
+    expected_params, expected_state, _ = python_loop(plain, 12)
+    assert_close(params, expected_params)
+    np.testing.assert_allclose(sa.loss_weights(state), sa.loss_weights(expected_state), rtol=1e-5)
+    assert "beta" in state[0].hyperparams
+
+
+def test_injected_beta_can_be_set_and_scheduled():
+    injected = optax.inject_hyperparams(sa.softadapt, static_args=STATIC)
+    tx = injected(num_losses=2, beta=0.0, history=2)
+    state = tx.init({"w": jnp.zeros(3)})
+    for losses in ([1.0, 1.0], [2.0, 1.0]):
+        state.hyperparams["beta"] = jnp.asarray(5.0)
+        _, state = tx.update({"w": jnp.zeros((2, 3))}, state, {"w": jnp.zeros(3)}, losses=losses)
+    np.testing.assert_allclose(sa.loss_weights(state)[0], 1 / (1 + np.exp(-5.0)), rtol=1e-5)
+    scheduled = injected(num_losses=2, beta=optax.linear_schedule(0.0, 1.0, 5))
+    params = {"w": jnp.zeros(3)}
+    state = scheduled.init(params)
+    _, state = scheduled.update({"w": jnp.zeros((2, 3))}, state, params, losses=[1.0, 2.0])
+    assert "beta" in state.hyperparams
+
+
+def test_inject_hyperparams_without_static_args_names_the_cause():
+    tx = optax.inject_hyperparams(sa.fixed_weights)(weights=jnp.asarray([1.0, 2.0]))
+    state = tx.init({"w": jnp.zeros(3)})
+    np.testing.assert_allclose(sa.loss_weights(state), [1.0, 2.0])
+    with pytest.raises(Exception, match=r"static_args|num_losses"):
+        optax.inject_hyperparams(sa.softadapt)(num_losses=2).init({"w": jnp.zeros(3)})
+
+
+# Own pure functions, under the strictest promotion.
+
+
+@pytest.mark.parametrize("rate", ["absolute", "relative"])
+def test_weights_need_no_implicit_promotion(rate):
+    tx = sa.softadapt(
+        2, jnp.asarray(0.5, jnp.bfloat16), rate=rate, normalized=True, loss_weighted=True, every=2
+    )
+    with jax.numpy_dtype_promotion("strict"):
+        state = tx.init(None)
+        for _ in range(12):
+            h, state = tx.update(
+                jnp.ones(2, jnp.bfloat16), state, losses=jnp.asarray([1.0, 2.0], jnp.bfloat16)
+            )
+    assert h.dtype == jnp.bfloat16
