@@ -186,7 +186,7 @@ def from_stacked(stacked: PyTree, losses: Float[Array, " K"]) -> ComponentGrads:
 
     def combine_leaf(weights: Float[Array, " K"], leaf: Array) -> Array:
         # Written out over k it fuses into the optimizer behind; `tensordot` does not.
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        wide = _at_least_float32(leaf)
         terms = [weights[k].astype(wide.real.dtype) * wide[k] for k in range(losses.size)]
         return functools.reduce(operator.add, terms).astype(leaf.dtype)
 
@@ -297,6 +297,10 @@ def _select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
 
 
 def _inner_products(leaves: Sequence[Array]) -> Float[Array, "K K"]:
-    rows = jnp.stack([leaf.ravel() for leaf in leaves])
-    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    rows = _at_least_float32(jnp.stack([leaf.ravel() for leaf in leaves]))
     return jnp.matmul(rows, rows.conj().T, precision=jax.lax.Precision.HIGHEST).real
+
+
+def _at_least_float32(array: Array) -> Array:
+    is_wide = jnp.issubdtype(array.dtype, jnp.inexact) and array.dtype.itemsize >= 4
+    return array if is_wide else array.astype(jnp.float32)
