@@ -83,9 +83,9 @@ def _strongly_typed(leaf: ArrayLike) -> Array:
 
 
 def _as_component_grads(
-    updates: optax.Updates | ComponentGrads,
+    updates: ComponentGrads | PyTree,
     losses: PyTree | None,
-    params: optax.Params | None,
+    params: PyTree | None,
     num_losses: int,
 ) -> ComponentGrads:
     """Both forms of ``updates`` as one, checked, with the losses to be used."""
@@ -105,7 +105,7 @@ def _as_component_grads(
     return from_stacked(updates, losses)
 
 
-def _check_stacked(updates: optax.Updates, params: optax.Params | None, num_losses: int) -> None:
+def _check_stacked(updates: PyTree, params: PyTree | None, num_losses: int) -> None:
     """Raises unless each leaf of ``updates`` has shape [K, *parameter shape]."""
     leaves = jax.tree_util.tree_leaves_with_path(updates, is_leaf=_is_masked_node)
     if any(_is_masked_node(leaf) for _, leaf in leaves):
@@ -223,7 +223,7 @@ def balance(
         total = jnp.asarray(weight_sum, dtype=float)
         return total * _sum_to_one(weights, factors)
 
-    def init_fn(params: optax.Params) -> BalanceState:
+    def init_fn(params: PyTree) -> BalanceState:
         del params
         return BalanceState(
             loss_weights=scaled(jnp.ones(num_losses, dtype=float)),
@@ -233,13 +233,13 @@ def balance(
         )
 
     def update_fn(
-        updates: optax.Updates | ComponentGrads,
+        updates: ComponentGrads | PyTree,
         state: BalanceState,
-        params: optax.Params | None = None,
+        params: PyTree | None = None,
         *,
         losses: PyTree | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, BalanceState]:
+    ) -> tuple[PyTree, BalanceState]:
         del extra_args
         grads = _as_component_grads(updates, losses, params, num_losses)
         mask = shared(params) if callable(shared) else shared
@@ -269,7 +269,7 @@ def balance(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def loss_weights(opt_state: optax.OptState, like: PyTree | None = None) -> PyTree:
+def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
     """The current loss weights, by name if asked.
 
     Args:

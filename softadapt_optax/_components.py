@@ -1,6 +1,7 @@
 """The component losses and, on demand, their gradients."""
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -69,12 +70,17 @@ class ComponentGrads:
             parameters under ``True`` count. Default: all of them.
 
         Returns:
-          An array of shape [K, K], accumulated at highest matmul precision in float32 or
-          the parameters' dtype, whichever is wider.
+          An array of shape [K, K], accumulated in float32 or the parameters' dtype,
+          whichever is wider.
         """
         rows = [jax.tree.leaves(_select(grads, mask)) for grads in self._pull_each()]
-        zeros = jnp.zeros((len(rows), len(rows)), dtype=float)
-        return sum((_inner_products(leaves) for leaves in zip(*rows, strict=True)), zeros)
+        pairs = itertools.combinations_with_replacement(range(len(rows)), 2)
+        products = {(i, j): _inner_product(rows[i], rows[j]) for i, j in pairs}
+        columns = [
+            jnp.stack([products[min(i, j), max(i, j)] for i in range(len(rows))])
+            for j in range(len(rows))
+        ]
+        return jnp.stack(columns, axis=1)
 
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
@@ -296,9 +302,17 @@ def _select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
     return jax.tree.map(lambda keep, subtree: subtree if keep else None, mask, tree)
 
 
-def _inner_products(leaves: Sequence[Array]) -> Float[Array, "K K"]:
-    rows = _at_least_float32(jnp.stack([leaf.ravel() for leaf in leaves]))
-    return jnp.matmul(rows, rows.conj().T, precision=jax.lax.Precision.HIGHEST).real
+def _inner_product(first: Sequence[Array], second: Sequence[Array]) -> Float[Array, ""]:
+    """The sum over all leaves, one axis at a time.
+
+    A matrix product, or a sum over all axes at once, adds a million float32 terms with a
+    relative error of up to 4e-4 on the CPU, and is slower there up to 16 components.
+    """
+    total = jnp.zeros((), dtype=float)
+    for x, y in zip(first, second, strict=True):
+        product = (_at_least_float32(x) * _at_least_float32(y).conj()).real
+        total = total + jnp.sum(jnp.sum(jnp.atleast_1d(product), axis=-1))
+    return total
 
 
 def _at_least_float32(array: Array) -> Array:

@@ -8,6 +8,8 @@ import optax
 
 import softadapt_optax as sa
 
+OPTAX_VERSION = tuple(int(part) for part in optax.__version__.split(".")[:3])
+
 # A function without the type checks that conftest.py puts around it, to see our own errors.
 unchecked = inspect.unwrap
 
@@ -68,12 +70,15 @@ def quadratic_params(dtype=jnp.float32):
     return {"w": jnp.linspace(0.0, 1.0, 6, dtype=dtype).reshape(2, 3), "b": jnp.ones(4, dtype)}
 
 
-def training_step(tx, losses_fn=quadratic_losses):
+def training_step(tx, losses_fn=quadratic_losses, stacked=False):
     """One step from (params, opt_state) to the same, and the losses."""
 
     def step(params, opt_state):
         losses, grads = sa.value_and_component_grads(losses_fn)(params)
-        updates, opt_state = tx.update(grads, opt_state, params)
+        if stacked:
+            updates, opt_state = tx.update(grads.stack(), opt_state, params, losses=losses)
+        else:
+            updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, losses
 
     return step

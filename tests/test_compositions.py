@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import quadratic_losses, quadratic_params, training_step
+from helpers import OPTAX_VERSION, quadratic_losses, quadratic_params, training_step
 
 import softadapt_optax as sa
 
@@ -185,6 +185,8 @@ def test_component_grads_in_the_wrong_place_say_so(name, jit):
     ],
 )
 def test_stacked_gradients_in_the_wrong_place_say_so(name, message):
+    if name == "MultiSteps" and OPTAX_VERSION < (0, 2, 8):
+        message = "could not be broadcast|should have shape"  # it broke before it reached us
     with pytest.raises(ValueError, match=message):
         run(WRAPPERS[name](optax.chain(weighting(), optax.sgd(0.1))), stacked=True)
 

@@ -1,0 +1,78 @@
+"""What the docstrings and the README show is run; what they promise is looked up."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+
+import jax
+import pytest
+
+import softadapt_optax as sa
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+MODULES = [f"softadapt_optax.{module.name}" for module in pkgutil.iter_modules(sa.__path__)]
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL_BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def is_public_function(name):
+    return inspect.isfunction(inspect.unwrap(getattr(sa, name)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.failed == 0
+
+
+def test_every_public_function_has_an_example_arguments_and_returns():
+    functions = [name for name in sa.__all__ if is_public_function(name)]
+    assert len(functions) >= 5
+    for name in functions:
+        documentation = inspect.getdoc(getattr(sa, name))
+        for part in ("Args:", "Returns:", "Raises:", "Examples:", ">>> "):
+            assert part in documentation, (name, part)
+        for argument in inspect.signature(getattr(sa, name)).parameters:
+            assert re.search(rf"^  {argument}: ", documentation, re.MULTILINE), (name, argument)
+
+
+def test_every_public_name_is_documented_and_listed():
+    assert sa.__all__ == sorted(sa.__all__)
+    for name in sa.__all__:
+        assert inspect.getdoc(getattr(sa, name))
+    public = {name for name, value in vars(sa).items() if not name.startswith("_")}
+    assert {name for name in public if not inspect.ismodule(getattr(sa, name))} == set(sa.__all__)
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS)
+def test_readme_code_runs(block, capsys):
+    # Users broadcast by rank; our own strictness is not theirs.
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_the_readme_loop_is_fifteen_lines():
+    statements = [line for line in PYTHON_BLOCKS[0].splitlines() if line.strip()]
+    assert len(statements) <= 18
+    assert ast.parse(PYTHON_BLOCKS[0])
+
+
+def test_the_readme_has_two_commands_of_one_line():
+    assert len(SHELL_BLOCKS) == 2
+    main_job, tests = SHELL_BLOCKS
+    assert re.fullmatch(r"pip install -e \S+ && python examples/\w+\.py\n", main_job)
+    assert re.fullmatch(r"pip install -e \S+ && python -m pytest\n", tests)
+
+
+def test_links_into_the_repository_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    local = [link for link in links if not link.startswith("http")]
+    assert local
+    for link in local:
+        assert (ROOT / link).exists(), link

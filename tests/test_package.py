@@ -1,0 +1,35 @@
+"""The package as it is installed."""
+
+import importlib.metadata
+import importlib.resources
+import re
+import subprocess
+import sys
+
+import softadapt_optax as sa
+
+EXTRAS = ("flax", "matplotlib", "mlxtend", "rich", "sklearn", "scipy.signal", "chex", "beartype")
+
+
+def test_import_needs_no_extra_and_is_light():
+    """Blocked modules raise ImportError; what is loaded lazily elsewhere stays unloaded."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r}))\n"
+        "import softadapt_optax as sa, jax.numpy as jnp\n"
+        "tx = sa.softadapt(2)\n"
+        "tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])\n"
+    )
+    if sys.modules.get("optax").__version__ < "0.2.7":  # chex was a dependency of Optax
+        code = code.replace("'chex', ", "").replace("'scipy.signal', ", "")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_typed_and_versioned_in_one_place():
+    assert importlib.resources.files(sa).joinpath("py.typed").is_file()
+    assert importlib.metadata.version("softadapt-optax") == sa.__version__
+
+
+def test_dependencies_are_few():
+    requires = importlib.metadata.requires("softadapt-optax")
+    core = {re.match(r"[\w-]+", line).group() for line in requires if "extra ==" not in line}
+    assert core == {"jax", "optax", "numpy", "jaxtyping"}
