@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -68,6 +69,20 @@ def test_the_readme_has_two_commands_of_one_line():
     main_job, tests = SHELL_BLOCKS
     assert re.fullmatch(r"pip install -e \S+ && python examples/\w+\.py\n", main_job)
     assert re.fullmatch(r"pip install -e \S+ && python -m pytest\n", tests)
+
+
+def test_the_costs_in_the_readme_are_those_of_the_benchmark():
+    report = json.loads((ROOT / "benchmarks" / "step_cost.json").read_text())
+    for row in report["rows"]:
+        if row["step"] in ("plain again", "softadapt", "softadapt, all options"):
+            low, high = row["time_ratio_quartiles"]
+            cell = f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})"
+            assert re.search(
+                rf"^\| {re.escape(row['case'])}.*{re.escape(cell)}", README, re.MULTILINE
+            )
+    assert f"{report['update_microseconds']:.2f} microseconds" in README
+    assert report["machine"]["date"] in README
+    assert f"jax {report['machine']['jax']}" in README
 
 
 def test_links_into_the_repository_lead_somewhere():
