@@ -9,7 +9,12 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from softadapt_optax._checks import check_factors, check_integer, check_number
-from softadapt_optax._components import ComponentGrads, as_component_array, from_stacked
+from softadapt_optax._components import (
+    ComponentGrads,
+    as_component_array,
+    check_names,
+    from_stacked,
+)
 
 
 class Components(NamedTuple):
@@ -89,20 +94,20 @@ def _as_component_grads(
     num_losses: int,
 ) -> ComponentGrads:
     """Both forms of ``updates`` as one, checked, with the losses to be used."""
-    if losses is not None:
-        losses = as_component_array(losses, "losses", num_losses)
     if isinstance(updates, ComponentGrads):
-        as_component_array(updates.losses, "losses", num_losses)
-        return updates if losses is None else updates.with_losses(losses)
-    if losses is None:
+        grads = updates if losses is None else updates.with_losses(losses)
+    elif losses is None:
         raise ValueError(
             "`losses` should be passed to `update` together with stacked gradients, got None. "
             "Likely cause: the weighting is not first in its chain, or `updates` are the plain "
             "gradients of `jax.grad`; take those of `value_and_component_grads`, which carry "
             "their losses."
         )
-    _check_stacked(updates, params, num_losses)
-    return from_stacked(updates, losses)
+    else:
+        _check_stacked(updates, params, num_losses)
+        grads = from_stacked(updates, losses)
+    as_component_array(grads.losses, "losses", num_losses)
+    return grads
 
 
 def _check_stacked(updates: PyTree, params: PyTree | None, num_losses: int) -> None:
@@ -242,6 +247,12 @@ def balance(
     ) -> tuple[PyTree, BalanceState]:
         del extra_args
         grads = _as_component_grads(updates, losses, params, num_losses)
+        check_names("weights or priorities", priorities, grads.names)
+        if state.loss_weights.shape != (num_losses,):
+            raise ValueError(
+                f"`opt_state` should hold {num_losses} loss weights, got shape "
+                f"{state.loss_weights.shape}. Likely cause: the state of another transformation."
+            )
         mask = shared(params) if callable(shared) else shared
 
         def reweight(losses: Float[Array, " K"]) -> BalanceState:

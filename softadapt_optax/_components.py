@@ -31,17 +31,22 @@ class ComponentGrads:
     Attributes:
       losses: the K component losses, shape [K], in ``jax.tree.leaves`` order of what the
         loss function returned (dictionary keys sorted), float32, or float64 under x64.
+      names: their K paths in what the loss function returned, such as ``"['mse']"``; None
+        if it returned an array or a sequence.
     """
 
     losses: Float[Array, " K"]
+    names: list[str] | None
 
     def __init__(
         self,
         losses: Float[Array, " K"],
+        names: list[str] | None,
         pull: Callable[[Float[Array, " K"]], PyTree],
         pull_each: Callable[[], list[PyTree]],
     ):
         self.losses = losses
+        self.names = names
         self._pull = pull
         self._pull_each = pull_each
 
@@ -56,6 +61,7 @@ class ComponentGrads:
           A pytree like the parameters, with each parameter's shape and dtype; zeros for
           parameters of integer dtype.
         """
+        check_names("weights", weights, self.names)
         return self._pull(as_component_array(weights, "weights", self.losses.size))
 
     def stack(self) -> PyTree:
@@ -84,8 +90,9 @@ class ComponentGrads:
 
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
+        check_names("losses", losses, self.names)
         losses = as_component_array(losses, "losses", self.losses.size)
-        return ComponentGrads(losses, self._pull, self._pull_each)
+        return ComponentGrads(losses, self.names, self._pull, self._pull_each)
 
 
 def _refuse_to_flatten(*args: Any) -> NoReturn:
@@ -179,6 +186,7 @@ def value_and_component_grads(
 
         grads = ComponentGrads(
             losses=as_component_array(components, "losses"),
+            names=component_names(losses),
             pull=pull,
             pull_each=lambda: [pull_one(k) for k in range(len(components))],
         )
@@ -187,20 +195,22 @@ def value_and_component_grads(
     return value_and_component_grads_fn
 
 
-def from_stacked(stacked: PyTree, losses: Float[Array, " K"]) -> ComponentGrads:
-    """Gradients that exist already, each leaf of shape [K, *parameter shape]."""
+def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
+    """Gradients that exist already, each leaf of shape [K, *parameter shape], and their losses."""
+    array = as_component_array(losses, "losses")
 
     def combine_leaf(weights: Float[Array, " K"], leaf: Array) -> Array:
         # Written out over k it fuses into the optimizer behind; `tensordot` does not.
         wide = _at_least_float32(leaf)
-        terms = [weights[k].astype(wide.real.dtype) * wide[k] for k in range(losses.size)]
+        terms = [weights[k].astype(wide.real.dtype) * wide[k] for k in range(array.size)]
         return functools.reduce(operator.add, terms).astype(leaf.dtype)
 
     return ComponentGrads(
-        losses=losses,
+        losses=array,
+        names=component_names(losses),
         pull=lambda weights: jax.tree.map(functools.partial(combine_leaf, weights), stacked),
         pull_each=lambda: [
-            jax.tree.map(operator.itemgetter(k), stacked) for k in range(losses.size)
+            jax.tree.map(operator.itemgetter(k), stacked) for k in range(array.size)
         ],
     )
 
@@ -226,6 +236,23 @@ def as_component_array(
             f"{array.size}. Likely cause: `num_losses` is not the number of losses returned."
         )
     return array
+
+
+def component_names(values: PyTree) -> list[str] | None:
+    """The K paths in a pytree with names in it; None for an array or a sequence."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(values)]
+    is_index = [isinstance(key, jax.tree_util.SequenceKey) for path in paths for key in path]
+    return None if all(is_index) else [jax.tree_util.keystr(path) for path in paths]
+
+
+def check_names(name: str, values: PyTree, loss_names: list[str] | None) -> None:
+    """Raises if ``values`` and the losses both have names, and not the same."""
+    names = component_names(values)
+    if names is not None and loss_names is not None and names != loss_names:
+        raise ValueError(
+            f"The {name} should have the names of the losses, {', '.join(loss_names)}, got "
+            f"{', '.join(names)}."
+        )
 
 
 def _check_argnums(argnums: int | Sequence[int], num_args: int) -> tuple[int, ...]:

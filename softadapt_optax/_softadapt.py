@@ -194,6 +194,12 @@ def softadapt(
     def update(
         components: Components, state: SoftAdaptState
     ) -> tuple[Float[Array, " K"], SoftAdaptState]:
+        if state.loss_history.shape != (history, num_losses):
+            raise ValueError(
+                f"`opt_state` should hold a history of shape {(history, num_losses)}, got "
+                f"{state.loss_history.shape}. Likely cause: the state of another transformation, "
+                "such as a checkpoint made with another `history`."
+            )
         loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
         record_count = optax.safe_increment(state.record_count)
         rates = _rates_of_change(loss_history, degree, rate, normalized, eps)

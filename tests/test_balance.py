@@ -355,6 +355,43 @@ def test_wrong_number_of_losses():
         tx.update(grads, tx.init(None))
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        sa.softadapt(3, priorities={"near": 1.0, "far": 2.0, "tiny": 3.0}),
+        sa.fixed_weights({"near": 1.0, "far": 2.0, "tiny": 3.0}),
+    ],
+)
+def test_names_that_are_not_those_of_the_losses(tx):
+    losses, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    message = (
+        r"The weights or priorities should have the names of the losses, \['far'\], \['near'\], "
+        r"\['small'\], got \['far'\], \['near'\], \['tiny'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        tx.update(grads, tx.init(None))
+    with pytest.raises(ValueError, match=message):
+        tx.update(grads.stack(), tx.init(None), losses=losses)
+    # An array of losses has no names, and a list of them neither.
+    tx.update(grads.stack(), tx.init(None), losses=grads.losses)
+    tx.update(grads.stack(), tx.init(None), losses=list(grads.losses))
+
+
+def test_losses_of_other_names_in_place_of_those_in_component_grads():
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    with pytest.raises(ValueError, match="The losses should have the names of the losses"):
+        sa.softadapt(3).update(grads, sa.softadapt(3).init(None), losses=dict.fromkeys("abc", 1.0))
+
+
+def test_the_state_of_another_transformation():
+    state = sa.softadapt(2).init(None)
+    losses = [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"should hold 3 loss weights, got shape \(2,\)"):
+        sa.softadapt(3).update(jnp.zeros(3), state, losses=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"a history of shape \(7, 2\), got \(5, 2\)"):
+        sa.softadapt(2, history=7).update(jnp.zeros(2), state, losses=losses)
+
+
 def test_bad_input_does_not_corrupt_the_state():
     tx = sa.softadapt(2, history=2)
     _, state = tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])

@@ -425,3 +425,20 @@ def test_wrong_number_of_weights():
         grads.combine([1.0, 2.0])
     with pytest.raises(ValueError, match=r"shape \[K\] or a pytree of K scalars"):
         grads.combine(jnp.ones((3, 1)))
+    with pytest.raises(ValueError, match="The weights should have the names of the losses"):
+        grads.combine({"near": 1.0, "far": 2.0, "smal": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (lambda p: {"b": p, "a": p}, ["['a']", "['b']"]),
+        (lambda p: (p, {"x": p}), ["[0]", "[1]['x']"]),
+        (lambda p: [p, p], None),
+        (lambda p: jnp.stack([p, p]), None),
+        (lambda p: p, None),
+    ],
+)
+def test_names_of_the_losses(build, names):
+    _, grads = sa.value_and_component_grads(build)(1.0)
+    assert grads.names == names
