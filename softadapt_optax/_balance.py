@@ -37,7 +37,7 @@ class Weighting(NamedTuple):
     Attributes:
       init: ``init(num_losses) -> state``, a pytree of arrays.
       update: ``update(components, state) -> (weights, state)``, with :class:`Components`
-        and weights of shape [K] in any scale; :func:`balance` scales them.
+        and weights >= 0 of shape [K] in any scale; :func:`balance` scales them.
     """
 
     init: Callable[[int], PyTree]
@@ -61,18 +61,12 @@ class BalanceState(NamedTuple):
 
 
 def _sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Float[Array, " K"]:
-    """``weights * factors`` over their sum, or ``factors`` over theirs if all are zero.
-
-    However small or large: what is added up is at most 1.
-    """
-    product = _over_largest(weights) * _over_largest(factors)
-    product = jnp.where(jnp.all(product == 0), _over_largest(factors), product)
+    """``weights * factors`` over their sum; if all are zero the factors, or else equal ones."""
+    factors = jnp.where(jnp.all(factors == 0), 1.0, factors)
+    factors = factors / jnp.max(factors)
+    product = weights / jnp.where(jnp.all(weights == 0), 1.0, jnp.max(weights)) * factors
+    product = jnp.where(jnp.all(product == 0), factors, product)
     return product / jnp.sum(product)
-
-
-def _over_largest(values: Float[Array, " K"]) -> Float[Array, " K"]:
-    largest = jnp.max(values)
-    return values / jnp.where(largest == 0, 1.0, largest)
 
 
 def _running_mean(
@@ -106,8 +100,27 @@ def _as_component_grads(
     else:
         _check_stacked(updates, params, num_losses)
         grads = from_stacked(updates, losses)
-    as_component_array(grads.losses, "losses", num_losses)
+    if grads.losses.size != num_losses:
+        raise ValueError(
+            f"The weighting is made for {num_losses} losses, got {grads.losses.size}. Likely "
+            "cause: `num_losses`, or the number of fixed weights, is not the number of losses."
+        )
     return grads
+
+
+def _check_like(state: PyTree, expected: PyTree, message: str) -> None:
+    """Raises unless a state has the structure, shapes and dtypes of another."""
+    if _describe(state) != _describe(expected):
+        raise ValueError(f"{message} Expected {_describe(expected)}, got {_describe(state)}.")
+
+
+def _describe(tree: PyTree) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
+
+
+def _is_balance_state(leaf: Any) -> bool:
+    return isinstance(leaf, BalanceState)
 
 
 def _check_stacked(updates: PyTree, params: PyTree | None, num_losses: int) -> None:
@@ -165,11 +178,16 @@ def balance(
     :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked gradients with
     leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of K
     scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place
-    of theirs (losses averaged over devices, say). Other keyword arguments are ignored.
+    of theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be
+    checked in full. Other keyword arguments are ignored.
 
     A step whose losses, or the weights made of them, are not all finite keeps the weights
     and the weighting's state of the step before. A gradient that is not finite passes
     through: put ``optax.apply_if_finite`` around the optimizer behind.
+
+    Whatever has an entry for each loss may be an array or a sequence, in
+    ``jax.tree.leaves`` order of the losses (dictionary keys sorted), or have their structure;
+    names on both sides have to be the same.
 
     Args:
       weighting: the method, a :class:`Weighting`.
@@ -189,9 +207,10 @@ def balance(
       An ``optax.GradientTransformationExtraArgs`` with :class:`BalanceState`.
 
     Raises:
-      TypeError: an integer argument is not a Python integer.
-      ValueError: an argument is out of its range, or ``update`` gets updates that are
-        neither ``ComponentGrads`` of K losses nor K stacked gradients with ``losses``.
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of its range (Python and NumPy values are looked at, JAX
+        arrays are not); ``update`` gets updates that are neither ``ComponentGrads`` of K losses
+        nor K stacked gradients with ``losses``, or a state made with other options.
 
     Examples:
       A method of one's own, weights proportional to the square of each loss:
@@ -212,6 +231,8 @@ def balance(
       >>> print(sa.loss_weights(opt_state))
       [0.9411765  0.05882353]
     """
+    if not isinstance(weighting, Weighting):
+        raise TypeError(f"`weighting` should be a `Weighting`, got {type(weighting).__name__}.")
     check_integer("num_losses", num_losses, at_least=1)
     check_integer("every", every, at_least=1)
     if weight_sum is not None:
@@ -248,33 +269,42 @@ def balance(
         del extra_args
         grads = _as_component_grads(updates, losses, params, num_losses)
         check_names("weights or priorities", priorities, grads.names)
-        if state.loss_weights.shape != (num_losses,):
-            raise ValueError(
-                f"`opt_state` should hold {num_losses} loss weights, got shape "
-                f"{state.loss_weights.shape}. Likely cause: the state of another transformation."
-            )
+        _check_like(
+            state,
+            jax.eval_shape(init_fn, None),
+            "`opt_state` should be a state of this transformation. Likely cause: a state made "
+            "with other options, such as `num_losses` or `history`.",
+        )
+        if callable(shared) and params is None:
+            raise ValueError("`params` should be passed to `update` if `shared` is a function.")
         mask = shared(params) if callable(shared) else shared
 
         def reweight(losses: Float[Array, " K"]) -> BalanceState:
             components = Components(losses, gramian=lambda: grads.gramian(mask))
             weights, weighting_state = weighting.update(components, state.weighting_state)
+            _check_like(
+                jax.eval_shape(lambda: weighting_state),
+                state.weighting_state,
+                "The weighting's `update` should return a state like the one it was given.",
+            )
             weights = scaled(as_component_array(weights, "weights", num_losses))
             return state._replace(loss_weights=weights, weighting_state=weighting_state)
 
         if every == 1:
-            new_state = reweight(grads.losses)
+            recorded = grads.losses
+            new_state = reweight(recorded)
         else:
             count = state.period_count + 1
-            mean = _running_mean(state.period_losses, grads.losses, count)
+            recorded = _running_mean(state.period_losses, grads.losses, count)
             new_state = jax.lax.cond(
-                count == every,
-                lambda: reweight(mean)._replace(
-                    period_losses=jnp.zeros_like(mean), period_count=jnp.zeros_like(count)
+                count >= every,
+                lambda: reweight(recorded)._replace(
+                    period_losses=jnp.zeros_like(recorded), period_count=jnp.zeros_like(count)
                 ),
-                lambda: state._replace(period_losses=mean, period_count=count),
+                lambda: state._replace(period_losses=recorded, period_count=count),
             )
-        finite = jnp.all(jnp.isfinite(grads.losses) & jnp.isfinite(new_state.loss_weights))
-        state = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), new_state, state)
+        finite = jnp.all(jnp.isfinite(recorded) & jnp.isfinite(new_state.loss_weights))
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
         return grads.combine(state.loss_weights), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -292,8 +322,8 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
       The weights, shape [..., K]; with ``like`` in its structure, each of shape [...].
 
     Raises:
-      ValueError: no weights in ``opt_state``, or ``like`` has not K entries.
-      KeyError: weights of more than one balancing transformation in ``opt_state``.
+      ValueError: ``opt_state`` has the state of no weighting or of more than one, or ``like``
+        has not K entries.
 
     Examples:
       >>> import jax.numpy as jnp, optax, softadapt_optax as sa
@@ -304,21 +334,21 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
       >>> print(sa.loss_weights(opt_state, like={"mse": 0.1, "sparsity": 2.0})["mse"])
       0.5
     """
-    weights = optax.tree.get(opt_state, "loss_weights")
-    if weights is None:
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_balance_state)
+    states = [leaf for leaf in leaves if _is_balance_state(leaf)]
+    if len(states) != 1:
         raise ValueError(
-            "`opt_state` should be the state of a chain with `softadapt`, `balance` or another "
-            f"weighting in it, got {type(opt_state).__name__} without `loss_weights`."
+            "`opt_state` should be the state of a chain with one `softadapt`, `balance` or other "
+            f"weighting in it, got a {type(opt_state).__name__} with {len(states)}."
         )
-    if like is None:
-        return weights
+    weights = states[0].loss_weights
     leaves, treedef = jax.tree.flatten(like)
-    is_array = len(leaves) == 1 and jnp.ndim(leaves[0]) == 1
-    size = jnp.size(leaves[0]) if is_array else len(leaves)
-    if size != weights.shape[-1]:
-        raise ValueError(
-            f"`like` should have {weights.shape[-1]} scalars, one for each loss, got {size}."
-        )
-    if is_array:
+    is_array = len(leaves) == 1 and jnp.ndim(leaves[0]) == weights.ndim
+    if like is None or (is_array and jnp.shape(leaves[0])[-1] == weights.shape[-1]):
         return weights
-    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(size)])
+    if len(leaves) != weights.shape[-1]:
+        raise ValueError(
+            f"`like` should have {weights.shape[-1]} scalars, one for each loss, got leaves of "
+            f"shapes {[jnp.shape(leaf) for leaf in leaves]}."
+        )
+    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(len(leaves))])

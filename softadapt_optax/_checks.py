@@ -1,10 +1,14 @@
-"""Checks of the factories' options, which have one message style in common."""
+"""Checks of the factories' options, which have one message style in common.
 
-import math
+They look at Python and NumPy values. JAX arrays pass, traced or not: what is in them may be known
+only when the step runs, and looking would wait for the device.
+"""
+
 import numbers
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -20,36 +24,43 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
             else ""
         )
         raise TypeError(
-            f"`{name}` should be a Python integer, got {type(value).__name__} {value}.{cause}"
+            f"`{name}` should be a Python integer, got {type(value).__name__} {value!r}.{cause}"
         )
     if value < at_least:
         raise ValueError(f"`{name}` should be at least {at_least}, got {value}.")
 
 
-def check_number(name: str, value: Any, *, positive: bool = False) -> None:
-    """Raises if ``value`` is a Python number that is not finite, or not > 0 if asked.
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless ``value`` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` should be True or False, got {type(value).__name__} {value!r}.")
 
-    An array, traced or not, passes: its value may be known only when the step runs.
-    """
+
+def check_number(name: str, value: Any, *, positive: bool = False) -> None:
+    """Raises unless ``value`` is a finite number, and > 0 if asked, also as a float32."""
+    if isinstance(value, jax.Array | np.ndarray) and value.shape != ():
+        raise ValueError(f"`{name}` should be a scalar, got shape {value.shape}.")
     if isinstance(value, jax.Array):
-        if value.shape != ():
-            raise ValueError(f"`{name}` should be a scalar, got shape {value.shape}.")
         return
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray):
         raise TypeError(f"`{name}` should be a number, got {type(value).__name__} {value!r}.")
-    if not math.isfinite(value) or (positive and value <= 0):
+    rounded = _rounded(value)
+    if not np.isfinite(rounded) or (positive and rounded <= 0):
         kind = "finite and > 0" if positive else "finite"
-        raise ValueError(f"`{name}` should be {kind}, got {value}.")
+        raise ValueError(f"`{name}` should be {kind} in {rounded.dtype}, got {value}.")
 
 
 def check_factors(name: str, values: PyTree, num_losses: int) -> None:
-    """Raises unless ``values`` are K numbers; if none is a JAX array, >= 0 and not all zero."""
+    """Raises unless ``values`` are K finite numbers >= 0, not all zero, also as float32."""
     as_component_array(values, name, num_losses)
-    leaves = jax.tree.leaves(values)
-    if any(isinstance(leaf, jax.Array) for leaf in leaves):
-        return
-    numbers = np.concatenate([np.ravel(leaf) for leaf in leaves])
-    if not np.all(np.isfinite(numbers) & (numbers >= 0)):
-        raise ValueError(f"`{name}` should be finite and >= 0, got {values}.")
-    if not np.any(numbers > 0):
-        raise ValueError(f"`{name}` should not all be zero, got {values}.")
+    leaves = [leaf for leaf in jax.tree.leaves(values) if not isinstance(leaf, jax.Array)]
+    known = np.concatenate([np.ravel(_rounded(leaf)) for leaf in [*leaves, []]])
+    if not np.all(np.isfinite(known) & (known >= 0)):
+        raise ValueError(f"`{name}` should be finite and >= 0 in {known.dtype}, got {values}.")
+    if known.size == num_losses and not np.any(known > 0):
+        raise ValueError(f"`{name}` should not all be zero in {known.dtype}, got {values}.")
+
+
+def _rounded(value: Any) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(value, dtype=np.float64).astype(jnp.result_type(float))

@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
@@ -94,6 +96,9 @@ class ComponentGrads:
         losses = as_component_array(losses, "losses", self.losses.size)
         return ComponentGrads(losses, self.names, self._pull, self._pull_each)
 
+    def __repr__(self) -> str:
+        return f"ComponentGrads(num_losses={self.losses.size}, names={self.names})"
+
 
 def _refuse_to_flatten(*args: Any) -> NoReturn:
     del args
@@ -137,7 +142,8 @@ def value_and_component_grads(
       ``argnums`` its results are tuples, as those of ``jax.grad``.
 
     Raises:
-      TypeError: a loss is not a real floating-point number, or no differentiated leaf is.
+      TypeError: a loss is not a real floating-point number, no differentiated leaf is, or one
+        is not a number at all (a random key, a function).
       ValueError: a loss is not a scalar, or ``argnums`` does not fit the arguments.
 
     Examples:
@@ -153,10 +159,13 @@ def value_and_component_grads(
       [-4.  2.] [[16. -8.]
        [-8.  4.]]
     """
+    if not callable(losses_fn):
+        raise TypeError(f"`losses_fn` should be a function, got {type(losses_fn).__name__}.")
+    is_single = isinstance(argnums, numbers.Integral)
 
     @functools.wraps(losses_fn)
     def value_and_component_grads_fn(*args: Any, **kwargs: Any) -> tuple[PyTree, ComponentGrads]:
-        positions = _check_argnums(argnums, len(args))
+        positions = _positions([argnums] if is_single else argnums, len(args))
         chosen = tuple(args[position] for position in positions)
         trained, untrained, merge = _split_trained(chosen)
 
@@ -165,7 +174,7 @@ def value_and_component_grads(
             for position, arg in zip(positions, merge(trained, untrained), strict=True):
                 new_args[position] = arg
             output = losses_fn(*new_args, **kwargs)
-            losses, aux = output if has_aux else (output, None)
+            losses, aux = _check_pair(output) if has_aux else (output, None)
             return _as_scalars(losses), (losses, aux)
 
         components, pushforward, (losses, aux) = jax.linearize(components_fn, trained, has_aux=True)
@@ -173,7 +182,7 @@ def value_and_component_grads(
         def transpose(linear: Callable[[list[Array]], PyTree], cotangents: PyTree) -> PyTree:
             (grads,) = jax.linear_transpose(linear, trained)(cotangents)
             tree = merge(grads, [jnp.zeros_like(leaf) for leaf in untrained])
-            return tree[0] if isinstance(argnums, int) else tree
+            return tree[0] if is_single else tree
 
         def pull(weights: Float[Array, " K"]) -> PyTree:
             return transpose(pushforward, _cast_like(jnp.unstack(weights), components))
@@ -220,6 +229,10 @@ def as_component_array(
 ) -> Float[Array, " K"]:
     """One number for each component, in ``jax.tree.leaves`` order, as an array [K]."""
     leaves = jax.tree.leaves(values)
+    dtypes = [_dtype(leaf) for leaf in leaves]
+    for dtype in dtypes:
+        if not _is_numeric(dtype) or jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"`{name}` should be real numbers, got dtype {dtype}.")
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if len(leaves) == 1 and len(shapes[0]) == 1:
         array = jnp.asarray(leaves[0], dtype=float)
@@ -232,8 +245,7 @@ def as_component_array(
         )
     if num_losses is not None and array.size != num_losses:
         raise ValueError(
-            f"`{name}` should have one entry for each of the {num_losses} losses, got "
-            f"{array.size}. Likely cause: `num_losses` is not the number of losses returned."
+            f"`{name}` should have {num_losses} entries, one for each loss, got {array.size}."
         )
     return array
 
@@ -255,14 +267,32 @@ def check_names(name: str, values: PyTree, loss_names: list[str] | None) -> None
         )
 
 
-def _check_argnums(argnums: int | Sequence[int], num_args: int) -> tuple[int, ...]:
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not positions or not all(-num_args <= position < num_args for position in positions):
+def _positions(argnums: Any, num_args: int) -> list[int]:
+    """``argnums`` as distinct positions from 0 on."""
+    if not isinstance(argnums, Sequence) or not all(
+        isinstance(argnum, numbers.Integral) for argnum in argnums
+    ):
+        raise TypeError(f"`argnums` should be an integer or a sequence of them, got {argnums!r}.")
+    positions = [int(argnum) + (num_args if argnum < 0 else 0) for argnum in argnums]
+    if (
+        not positions
+        or len(set(positions)) < len(positions)
+        or not (all(0 <= position < num_args for position in positions))
+    ):
         raise ValueError(
-            f"`argnums` should name positional arguments of the loss function, got {argnums} for "
-            f"{num_args} positional arguments. Likely cause: the parameters were passed by keyword."
+            "`argnums` should name different positional arguments of the loss function, got "
+            f"{argnums} for {num_args} of them; those passed by keyword do not count."
         )
     return positions
+
+
+def _check_pair(output: Any) -> tuple[PyTree, Any]:
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise TypeError(
+            "With `has_aux=True` the loss function should return a pair (losses, aux), got "
+            f"{type(output).__name__}."
+        )
+    return output
 
 
 def _split_trained(
@@ -270,13 +300,14 @@ def _split_trained(
 ) -> tuple[list[Array], list[Any], Callable[[Iterable[Any], Iterable[Any]], PyTree]]:
     """The floating-point leaves, the other leaves, and the function that merges them again."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    dtypes = [leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf) for _, leaf in paths]
+    dtypes = [_dtype(leaf) for _, leaf in paths]
     for (path, _), dtype in zip(paths, dtypes, strict=True):
-        if not jnp.issubdtype(dtype, jnp.number) and dtype != jnp.bool_:
+        if not _is_numeric(dtype):
             raise TypeError(
                 f"The differentiated arguments should hold numbers, got {dtype} at "
-                f"{jax.tree_util.keystr(path)}. Likely cause: random keys beside the parameters; "
-                "pass the parameters alone (`nnx.split(model, nnx.Param, ...)`)."
+                f"{jax.tree_util.keystr(path)}. Likely cause: random keys or functions beside "
+                "the parameters; pass the parameters alone (`nnx.split(model, nnx.Param, ...)`, "
+                "`equinox.partition(model, equinox.is_inexact_array)`)."
             )
     is_trained = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
     if not any(is_trained):
@@ -320,7 +351,9 @@ def _as_scalars(losses: PyTree) -> list[Array]:
 
 
 def _cast_like(values: Sequence[Array], like: Sequence[Array]) -> list[Array]:
-    return [value.astype(other.dtype) for value, other in zip(values, like, strict=True)]
+    # The product gives a value also the other's device axes inside `shard_map`.
+    pairs = zip(values, like, strict=True)
+    return [value.astype(other.dtype) * jnp.ones_like(other) for value, other in pairs]
 
 
 def _select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
@@ -345,3 +378,11 @@ def _inner_product(first: Sequence[Array], second: Sequence[Array]) -> Float[Arr
 def _at_least_float32(array: Array) -> Array:
     is_wide = jnp.issubdtype(array.dtype, jnp.inexact) and array.dtype.itemsize >= 4
     return array if is_wide else array.astype(jnp.float32)
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _is_numeric(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))

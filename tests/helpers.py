@@ -61,7 +61,7 @@ def quadratic_losses(params):
     w, b = params["w"], params["b"]
     return {
         "near": jnp.sum((w - 1.0) ** 2),
-        "far": jnp.sum((w + 2.0) ** 2) + jnp.sum(jnp.abs(b)),
+        "far": jnp.sum((w + 2.0) ** 2) + jnp.sum(jnp.cosh(b)),
         "small": 0.1 * jnp.sum(b**2),
     }
 

@@ -156,6 +156,15 @@ def test_weights_of_any_size_reach_their_sum():
         np.testing.assert_allclose(weights[0], [0.72, 1.28], rtol=1e-6)
 
 
+def test_traced_priorities_that_are_all_zero_give_equal_weights():
+    def weights(priorities):
+        tx = sa.softadapt(2, priorities=priorities, weight_sum=2.0)
+        return jnp.stack([sa.loss_weights(tx.init(None)), weights_along(tx, jnp.ones((6, 2)))[-1]])
+
+    rows = jax.vmap(weights)(jnp.asarray([[0.0, 0.0], [1.0, 3.0]]))
+    np.testing.assert_allclose(rows, [[[1.0, 1.0]] * 2, [[0.5, 1.5]] * 2])
+
+
 def test_all_weights_zero_become_the_priorities():
     tx = losses_squared(2, weight_sum=2.0, priorities=[1.0, 3.0])
     np.testing.assert_allclose(weights_along(tx, [[0.0, 0.0]])[0], [0.5, 1.5])
@@ -272,13 +281,23 @@ def test_loss_weights_at_any_depth_and_in_a_batch():
     batch = jax.vmap(lambda beta: sa.softadapt(2, beta).init(None))(jnp.ones(7))
     assert sa.loss_weights(batch).shape == (7, 2)
     assert sa.loss_weights(batch, like=like)["b"].shape == (7,)
+    assert sa.loss_weights(batch, like=jnp.zeros((7, 2))).shape == (7, 2)
+
+
+def test_a_parameter_may_be_called_loss_weights():
+    tx = optax.chain(sa.softadapt(2), optax.adam(0.1))
+    state = tx.init({"loss_weights": jnp.zeros(3)})
+    np.testing.assert_allclose(sa.loss_weights(state), [0.5, 0.5])
+    with pytest.raises(ValueError, match="got a tuple with 0"):
+        sa.loss_weights(optax.sgd(0.1, 0.9).init({"loss_weights": jnp.zeros(3)}))
 
 
 def test_loss_weights_that_cannot_be_read():
-    with pytest.raises(ValueError, match=r"a chain with `softadapt`, `balance` or another"):
-        sa.loss_weights(optax.adam(0.1).init(jnp.zeros(3)))
+    for other in (optax.adam(0.1), optax.chain(sa.softadapt(2), sa.softadapt(2))):
+        with pytest.raises(ValueError, match=r"with one `softadapt`, .* got a tuple with [02]"):
+            sa.loss_weights(other.init(jnp.zeros(3)))
     state = sa.softadapt(2).init(None)
-    with pytest.raises(ValueError, match="`like` should have 2 scalars, one for each loss, got 3"):
+    with pytest.raises(ValueError, match="`like` should have 2 scalars, one for each loss"):
         sa.loss_weights(state, like={"a": 0.0, "b": 0.0, "c": 0.0})
     with pytest.raises(ValueError, match=r"`like` should have 2 scalars"):
         sa.loss_weights(state, like=jnp.zeros(3))
@@ -313,9 +332,34 @@ def test_own_weighting_with_careless_types():
         assert state.weighting_state["count"] == 4 // every
 
 
+def test_own_weighting_whose_state_changes():
+    for new_state in (jnp.zeros(2), jnp.zeros((), jnp.int32), (), {"a": jnp.zeros(())}):
+        weighting = sa.Weighting(
+            lambda num_losses: jnp.zeros(()), lambda components, state: (jnp.ones(2), new_state)
+        )
+        tx = sa.balance(weighting, 2)
+        with pytest.raises(ValueError, match="should return a state like the one it was given"):
+            tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])
+
+
+def test_own_weighting_with_a_random_key():
+    def update(components, key):
+        key, now = jax.random.split(key)
+        return jax.random.uniform(now, components.losses.shape), key
+
+    tx = sa.balance(sa.Weighting(lambda num_losses: jax.random.key(0), update), 2, weight_sum=1.0)
+    state = tx.init(None)
+    weights = []
+    for losses in ([1.0, 2.0], [jnp.nan, 2.0], [1.0, 2.0]):
+        _, state = jax.jit(tx.update)(jnp.zeros(2), state, losses=jnp.asarray(losses))
+        weights.append(np.asarray(sa.loss_weights(state)))
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert abs(weights[1][0] - weights[2][0]) > 1e-3
+
+
 def test_own_weighting_of_the_wrong_shape():
     tx = sa.balance(sa.Weighting(lambda k: (), lambda components, state: (jnp.ones(3), state)), 2)
-    with pytest.raises(ValueError, match="`weights` should have one entry for each of the 2"):
+    with pytest.raises(ValueError, match=r"`weights` should have 2 entries, .* got 3"):
         tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])
 
 
@@ -326,7 +370,14 @@ def test_own_weighting_of_the_wrong_shape():
     ("updates", "losses", "error", "message"),
     [
         (jnp.zeros((2, 3)), None, ValueError, "`losses` should be passed to `update` together"),
-        (jnp.zeros((2, 3)), [1.0], ValueError, "`losses` should have one entry for each of the 2"),
+        (jnp.zeros((2, 3)), [1.0], ValueError, "made for 2 losses, got 1"),
+        (
+            jnp.zeros((2, 3)),
+            ["1", "2"],
+            TypeError,
+            "`losses` should be real numbers, got dtype <U1",
+        ),
+        (jnp.zeros((2, 3)), [1j, 2.0], TypeError, "should be real numbers, got dtype complex128"),
         (jnp.zeros((2, 3)), jnp.ones((2, 1)), ValueError, r"`losses` should be an array of shape"),
         (jnp.zeros(3), [1.0, 2.0], ValueError, r"here \(2, 3\) at the root, got \(3,\). Likely"),
         (jnp.zeros((3, 3)), [1.0, 2.0], ValueError, r"here \(2, 3\) at the root, got \(3, 3\)"),
@@ -348,10 +399,18 @@ def test_wrong_stacked_gradients_without_parameters():
             tx.update(updates, tx.init(None), losses=[1.0, 2.0])
 
 
-def test_wrong_number_of_losses():
-    tx = sa.softadapt(2)
+@pytest.mark.parametrize("tx", [sa.softadapt(2), sa.fixed_weights([1.0, 2.0])])
+def test_wrong_number_of_losses(tx):
     _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
-    with pytest.raises(ValueError, match="`losses` should have one entry for each of the 2 losses"):
+    message = "made for 2 losses, got 3. Likely cause: `num_losses`, or the number of fixed weights"
+    with pytest.raises(ValueError, match=message):
+        tx.update(grads, tx.init(None))
+
+
+def test_shared_as_a_function_needs_the_parameters():
+    tx = own_gramian_method(shared=lambda params: {"w": True, "b": False})
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    with pytest.raises(ValueError, match="`params` should be passed to `update` if `shared`"):
         tx.update(grads, tx.init(None))
 
 
@@ -383,13 +442,31 @@ def test_losses_of_other_names_in_place_of_those_in_component_grads():
         sa.softadapt(3).update(grads, sa.softadapt(3).init(None), losses=dict.fromkeys("abc", 1.0))
 
 
-def test_the_state_of_another_transformation():
-    state = sa.softadapt(2).init(None)
-    losses = [1.0, 2.0]
-    with pytest.raises(ValueError, match=r"should hold 3 loss weights, got shape \(2,\)"):
-        sa.softadapt(3).update(jnp.zeros(3), state, losses=[1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match=r"a history of shape \(7, 2\), got \(5, 2\)"):
-        sa.softadapt(2, history=7).update(jnp.zeros(2), state, losses=losses)
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (sa.softadapt(3), r"loss_weights float32\[2\].*got.*loss_weights float32\[3\]"),
+        (sa.softadapt(2, history=7), r"loss_history float32\[5, 2\].*loss_history float32\[7, 2\]"),
+        (sa.fixed_weights([1.0, 2.0]), "Likely cause: a state made with other options"),
+        (optax.adam(0.1), "`opt_state` should be a state of this transformation"),
+    ],
+)
+def test_the_state_of_another_transformation(other, message):
+    update = unchecked(sa.softadapt(2).update)
+    with pytest.raises(ValueError, match=message):
+        update(jnp.zeros(2), other.init(jnp.zeros(2)), losses=[1.0, 2.0])
+
+
+def test_a_state_may_go_on_with_a_shorter_period():
+    long, short = (
+        sa.softadapt(2, 5.0, history=2, every=10),
+        sa.softadapt(2, 5.0, history=2, every=3),
+    )
+    state = long.init(None)
+    for step in range(16):
+        tx = long if step < 7 else short
+        _, state = tx.update(jnp.zeros(2), state, losses=[float(step), 1.0])
+    assert sa.loss_weights(state)[0] > 0.9
 
 
 def test_bad_input_does_not_corrupt_the_state():
@@ -408,11 +485,19 @@ def test_bad_input_does_not_corrupt_the_state():
         ({"num_losses": 2.0}, TypeError, "`num_losses` should be a Python integer, got float 2.0"),
         ({"num_losses": True}, TypeError, "`num_losses` should be a Python integer, got bool"),
         ({"num_losses": jnp.asarray(2)}, TypeError, "without it in `static_args`"),
+        ({"weighting": optax.sgd(0.1)}, TypeError, "should be a `Weighting`, got Gradient"),
+        ({"weight_sum": np.ones(2)}, ValueError, r"`weight_sum` should be a scalar, got shape"),
+        ({"priorities": [1e-50, 0.0]}, ValueError, "not all be zero in float32"),
+        ({"priorities": ["1", "2"]}, TypeError, "`priorities` should be real numbers"),
         ({"every": 1.5}, TypeError, "`every` should be a Python integer, got float"),
-        ({"weight_sum": -1.0}, ValueError, "`weight_sum` should be finite and > 0, got -1.0"),
+        ({"weight_sum": -1.0}, ValueError, "`weight_sum` should be finite and > 0 in float32"),
         ({"weight_sum": True}, TypeError, "`weight_sum` should be a number, got bool True"),
         ({"priorities": [1.0, np.nan]}, ValueError, "`priorities` should be finite and >= 0"),
-        ({"priorities": {"a": 1.0}}, ValueError, "`priorities` should have one entry for each of"),
+        (
+            {"priorities": {"a": 1.0}},
+            ValueError,
+            "`priorities` should have 2 entries",
+        ),
     ],
 )
 def test_wrong_options_are_named(options, error, message):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import quadratic_losses, quadratic_params
+from helpers import quadratic_losses, quadratic_params, unchecked
 
 import softadapt_optax as sa
 
@@ -253,7 +253,7 @@ def test_nnx_module():
 # Arguments.
 
 
-@pytest.mark.parametrize("argnums", [1, -1, (0, 1), [1]])
+@pytest.mark.parametrize("argnums", [1, -1, (0, 1), [1], (-1, 0)])
 def test_argnums_mirror_jax_grad(argnums):
     def losses_fn(scale, params):
         y = scale * params
@@ -348,6 +348,11 @@ def test_what_a_component_does_not_touch_is_not_computed():
     assert stacked < 1.15 * plain
 
 
+def test_component_grads_show_what_they_are():
+    _, grads = sa.value_and_component_grads(lambda p: {"a": p, "b": p})(1.0)
+    assert repr(grads) == """ComponentGrads(num_losses=2, names=["['a']", "['b']"])"""
+
+
 def test_component_grads_are_not_a_tree():
     _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
     message = "`ComponentGrads` should go to a weighting"
@@ -400,9 +405,21 @@ def test_nothing_outlives_the_step():
         (lambda p: jnp.zeros(0), None, {}, ValueError, r"got shape \(0,\) at the output"),
         (lambda p: (jnp.sum(p["b"]), 3), None, {}, TypeError, r"got int32 at \[1\]. Likely cause"),
         (lambda p: (jnp.sum(p["b"]) + 0j,), None, {}, TypeError, "real floating-point number"),
-        (quadratic_losses, (), {}, ValueError, "parameters were passed by keyword"),
-        (quadratic_losses, None, {"argnums": 1}, ValueError, "got 1 for 1 positional arguments"),
-        (quadratic_losses, None, {"argnums": ()}, ValueError, "`argnums` should name"),
+        (quadratic_losses, (), {}, ValueError, r"got \[0\] for 0 of them; those passed by keyword"),
+        (quadratic_losses, None, {"argnums": 1}, ValueError, r"got \[1\] for 1 of them"),
+        (quadratic_losses, None, {"argnums": -2}, ValueError, r"got \[-2\] for 1 of them"),
+        (quadratic_losses, None, {"argnums": ()}, ValueError, "should name different positional"),
+        (quadratic_losses, None, {"argnums": (0, -1)}, ValueError, "should name different"),
+        (quadratic_losses, None, {"has_aux": True}, TypeError, r"a pair \(losses, aux\), got dict"),
+        (
+            lambda p: jnp.ones(2),
+            None,
+            {"has_aux": True},
+            TypeError,
+            "`has_aux=True` the loss function",
+        ),
+        (lambda p: p["w"], ({"w": 1.0, "f": jnp.tanh},), {}, TypeError, "got object at"),
+        (lambda p: p["w"], ({"w": 1.0, "name": "x"},), {}, TypeError, "hold numbers, got <U1"),
         (jnp.sum, (jnp.arange(3),), {}, TypeError, "`argnums` points at the data"),
         (
             lambda p: p["w"],
@@ -419,9 +436,17 @@ def test_wrong_use_is_named(losses_fn, args, options, error, message):
         sa.value_and_component_grads(losses_fn, **options)(*args)
 
 
+def test_wrong_arguments_are_named_at_once():
+    with pytest.raises(TypeError, match="`losses_fn` should be a function, got dict"):
+        unchecked(sa.value_and_component_grads)({"a": 1.0})
+    for argnums in (1.0, None, "p", [0.0]):
+        with pytest.raises(TypeError, match="`argnums` should be an integer or a sequence of them"):
+            unchecked(sa.value_and_component_grads)(quadratic_losses, argnums)(quadratic_params())
+
+
 def test_wrong_number_of_weights():
     _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
-    with pytest.raises(ValueError, match="one entry for each of the 3 losses, got 2"):
+    with pytest.raises(ValueError, match=r"`weights` should have 3 entries, .* got 2"):
         grads.combine([1.0, 2.0])
     with pytest.raises(ValueError, match=r"shape \[K\] or a pytree of K scalars"):
         grads.combine(jnp.ones((3, 1)))

@@ -1,5 +1,11 @@
 """The composition table of the README: what works is right, what cannot work says why."""
 
+import os
+import subprocess
+import sys
+
+import flax.nnx
+import flax.training.train_state
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +139,97 @@ def test_microbatch_accumulates_losses_and_stacked_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), h, wanted)
 
 
+def test_linen_train_state_does_not_take_component_grads():
+    tx = optax.chain(weighting(), optax.sgd(0.1))
+    state = flax.training.train_state.TrainState.create(
+        apply_fn=None, params=quadratic_params(), tx=tx
+    )
+    losses, grads = sa.value_and_component_grads(quadratic_losses)(state.params)
+    with pytest.raises(TypeError):
+        state.apply_gradients(grads=grads)
+    with pytest.raises(ValueError, match="`losses` should be passed"):  # it keeps them to itself
+        state.apply_gradients(grads=grads.stack(), losses=losses)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)  # the way around
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    assert sa.loss_weights(state.opt_state, like=losses).keys() == losses.keys()
+
+
+def test_nnx_optimizer_takes_stacked_gradients():
+    model = flax.nnx.Linear(3, 2, rngs=flax.nnx.Rngs(0))
+    tx = optax.chain(sa.softadapt(2), optax.sgd(0.1))
+    optimizer = flax.nnx.Optimizer(model, tx, wrt=flax.nnx.Param)
+    graph, params = flax.nnx.split(model, flax.nnx.Param)
+
+    def losses_fn(params):
+        y = flax.nnx.merge(graph, params)(jnp.ones((4, 3)))
+        return {"square": jnp.mean(y**2), "mean": jnp.mean(y)}
+
+    losses, grads = sa.value_and_component_grads(losses_fn)(params)
+    before = np.asarray(params["kernel"][...])
+    optimizer.update(model, grads.stack(), losses=losses)
+    wanted = before - 0.1 * np.asarray(grads.combine([0.5, 0.5])["kernel"][...])
+    np.testing.assert_allclose(model.kernel[...], wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_equinox_style_models_with_none_in_them():
+    params = {"w": jnp.ones(3), "static": None}
+    tx = optax.chain(sa.softadapt(2), optax.adam(0.1))
+    _, grads = sa.value_and_component_grads(lambda p: (jnp.sum(p["w"]), jnp.sum(p["w"] ** 2)))(
+        params
+    )
+    updates, _ = tx.update(grads, tx.init(params), params)
+    assert updates["static"] is None
+
+
+MANY_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, optax, softadapt_optax as sa
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+mesh = Mesh(jax.devices(), ("data",))
+x = jnp.arange(32.0).reshape(16, 2) / 10
+params = {"w": 0.1 * jnp.ones((2, 3)), "b": jnp.zeros(3)}
+tx = optax.chain(sa.softadapt(2, 1.0, history=2, loss_weighted=True), optax.sgd(0.1))
+
+def losses_fn(params, x):
+    y = jnp.tanh(x @ params["w"] + params["b"])
+    return {"square": jnp.mean((y - 0.5) ** 2), "size": jnp.mean(jnp.abs(y))}
+
+def averaged_losses_fn(params, x):
+    return jax.lax.pmean(losses_fn(params, x), "data")
+
+def train(losses_fn, wrap, x, **extra):
+    def step(params, opt_state, x):
+        losses, grads = sa.value_and_component_grads(losses_fn)(params, x)
+        replaced = {k: f(losses) for k, f in extra.items()}
+        updates, opt_state = tx.update(grads, opt_state, params, **replaced)
+        return optax.apply_updates(params, updates), opt_state
+    step, carry = jax.jit(wrap(step)), (params, tx.init(params))
+    for _ in range(6):
+        carry = step(*carry, x)
+    return carry
+
+one = train(losses_fn, lambda step: step, x)
+sharded = train(losses_fn, lambda step: step, jax.device_put(x, NamedSharding(mesh, P("data"))))
+shard_map = lambda step: jax.shard_map(
+    step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=(P(), P())
+)
+mapped = train(averaged_losses_fn, shard_map, x)
+for other in (sharded, mapped):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
+# Local gradients, which shard_map adds up over devices, with averaged losses beside them.
+added = train(losses_fn, shard_map, x, losses=lambda losses: jax.lax.pmean(losses, "data"))
+assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(added))
+"""
+
+
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
+def test_data_parallel_training_is_training_on_one_device():
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", MANY_DEVICES], check=True, env=environment)
+
+
 # What cannot work.
 
 WRAPPERS = {
@@ -188,6 +285,12 @@ def test_stacked_gradients_in_the_wrong_place_say_so(name, message):
     if name == "MultiSteps" and OPTAX_VERSION < (0, 2, 8):
         message = "could not be broadcast|should have shape"  # it broke before it reached us
     with pytest.raises(ValueError, match=message):
+        run(WRAPPERS[name](optax.chain(weighting(), optax.sgd(0.1))), stacked=True)
+
+
+@pytest.mark.parametrize("name", ["apply_if_finite", "conditionally_transform", "mechanize"])
+def test_stacked_gradients_break_where_we_cannot_see_them(name):
+    with pytest.raises((TypeError, ValueError)):
         run(WRAPPERS[name](optax.chain(weighting(), optax.sgd(0.1))), stacked=True)
 
 

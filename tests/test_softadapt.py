@@ -186,6 +186,19 @@ def test_factors_that_underflow_together_still_have_an_order():
     np.testing.assert_allclose(weights[-1], [0.0, 1.0], atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [*VARIANTS.values(), {"rate": "relative"}])
+def test_losses_near_the_largest_float_do_not_lock_the_weights(options):
+    huge = np.array([[3e38, 1.0], [-3e38, 1.0]] * 4)
+    after = random_trajectory(2)
+    for every in (1, 2):
+        tx = sa.softadapt(2, 1.0, order=None, every=every, **options)
+        weights = np.asarray(weights_along(tx, np.concatenate([huge, after])))
+        assert np.all(np.isfinite(weights))
+        clean = softadapt_weights(after, beta=1.0, order=None, **options)
+        if every == 1:
+            np.testing.assert_allclose(weights[-1], clean[-1], rtol=1e-5)
+
+
 def test_zero_losses_give_equal_weights():
     for options in VARIANTS.values():
         weights = weights_along(sa.softadapt(3, weight_sum=3.0, **options), np.zeros((8, 3)))
@@ -272,6 +285,13 @@ def test_the_ratio_form_is_a_relative_rate_with_beta_one():
 # beta.
 
 
+def test_numbers_may_be_numpy_scalars_or_arrays_without_axes():
+    trajectory = random_trajectory(2)
+    tx = sa.softadapt(2, np.array(2.0), weight_sum=np.float64(2.0), eps=np.array(1e-8))
+    wanted = weights_along(sa.softadapt(2, 2.0, weight_sum=2.0), trajectory)
+    np.testing.assert_array_equal(weights_along(tx, trajectory), wanted)
+
+
 def test_beta_may_be_a_number_a_traced_array_or_a_schedule():
     trajectory = random_trajectory(2, steps=20)
     constant = weights_along(sa.softadapt(2, 2.0), trajectory)
@@ -315,16 +335,23 @@ def test_vmap_over_beta_is_a_loop_over_beta():
         ({"history": jnp.asarray(5)}, TypeError, "`optax.inject_hyperparams` without it in"),
         ({"order": 0}, ValueError, "`order` should be at least 1, got 0"),
         ({"order": 5}, ValueError, "`order` should be at most history - 1 = 4"),
-        ({"order": "2"}, TypeError, "`order` should be a Python integer, got str 2"),
+        ({"order": "2"}, TypeError, "`order` should be a Python integer, got str '2'"),
         ({"rate": "log"}, ValueError, '`rate` should be "absolute" or "relative", got \'log\''),
         ({"every": 0}, ValueError, "`every` should be at least 1, got 0"),
-        ({"eps": 0.0}, ValueError, "`eps` should be finite and > 0, got 0.0"),
-        ({"beta": float("nan")}, ValueError, "`beta` should be finite, got nan"),
+        ({"eps": 0.0}, ValueError, "`eps` should be finite and > 0 in float32, got 0.0"),
+        ({"beta": float("nan")}, ValueError, "`beta` should be finite in float32, got nan"),
+        ({"eps": 1e-50}, ValueError, "`eps` should be finite and > 0 in float32, got 1e-50"),
+        ({"normalized": "False"}, TypeError, "`normalized` should be True or False, got str"),
+        ({"loss_weighted": 1}, TypeError, "`loss_weighted` should be True or False, got int 1"),
         ({"beta": "0.1"}, TypeError, "`beta` should be a number, got str '0.1'"),
         ({"beta": jnp.ones(2)}, ValueError, r"`beta` should be a scalar, got shape \(2,\)"),
-        ({"weight_sum": 0.0}, ValueError, "`weight_sum` should be finite and > 0, got 0.0"),
+        (
+            {"weight_sum": 0.0},
+            ValueError,
+            "`weight_sum` should be finite and > 0 in",
+        ),
         ({"weight_sum": None}, TypeError, "`weight_sum` should be a number, got NoneType None"),
-        ({"priorities": [1.0]}, ValueError, "`priorities` should have one entry for each of the 2"),
+        ({"priorities": [1.0]}, ValueError, "`priorities` should have 2 entries"),
         ({"priorities": [1.0, -1.0]}, ValueError, "`priorities` should be finite and >= 0"),
         ({"priorities": [0.0, 0.0]}, ValueError, "`priorities` should not all be zero"),
     ],
