@@ -79,14 +79,17 @@ def optimizer(weighting: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def train_epoch(
-    weighting: optax.GradientTransformation, carry: tuple[Any, Any], batches: jax.Array
+    weighting: optax.GradientTransformation,
+    carry: tuple[Any, Any],
+    images: jax.Array,
+    batches: jax.Array,
 ) -> tuple[tuple[Any, Any], Record]:
-    """One step for each of the batches, shape [steps, batch, 784]."""
+    """One step for each of the batches, which are indices of images, shape [steps, batch]."""
     tx = optimizer(weighting)
 
-    def train_step(carry: tuple[Any, Any], images: jax.Array) -> tuple[tuple[Any, Any], Record]:
+    def train_step(carry: tuple[Any, Any], batch: jax.Array) -> tuple[tuple[Any, Any], Record]:
         params, opt_state = carry
-        losses, grads = sa.value_and_component_grads(losses_fn)(params, images)
+        losses, grads = sa.value_and_component_grads(losses_fn)(params, images[batch])
         updates, opt_state = tx.update(grads, opt_state, params)
         record = Record(losses, sa.loss_weights(opt_state, like=losses))
         return (optax.apply_updates(params, updates), opt_state), record
@@ -102,20 +105,21 @@ def at(index: int, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def epochs_of_batches(images: np.ndarray, epochs: int, seed: int) -> list[jax.Array]:
+def epochs_of_batches(num_images: int, epochs: int, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(images)) for _ in range(epochs)]
-    return [jnp.asarray(images[order].reshape(-1, BATCH, images.shape[-1])) for order in orders]
+    return [rng.permutation(num_images).reshape(-1, BATCH) for _ in range(epochs)]
 
 
-def train_softadapt(epochs: list[jax.Array], key: jax.Array, bar: rich.progress.Progress):
+def train_softadapt(
+    images: jax.Array, epochs: list[np.ndarray], key: jax.Array, bar: rich.progress.Progress
+):
     weighting = sa.softadapt(num_losses=2, beta=0.1, loss_weighted=True)
     epoch = jax.jit(functools.partial(train_epoch, weighting), donate_argnums=0)
     carry = start(weighting, key)
     task = bar.add_task("SoftAdapt", total=len(epochs))
     records = []
     for batches in epochs:
-        carry, record = epoch(carry, batches)
+        carry, record = epoch(carry, images, batches)
         records.append(jax.device_get(record))
         now = at(-1, records[-1])
         parts = [f"{name} {now.losses[name]:.1f} x {now.weights[name]:.2f}" for name in now.losses]
@@ -124,19 +128,23 @@ def train_softadapt(epochs: list[jax.Array], key: jax.Array, bar: rich.progress.
 
 
 def train_fixed(
-    lambdas: Sequence[float], epochs: list[jax.Array], key: jax.Array, bar: rich.progress.Progress
+    lambdas: Sequence[float],
+    images: jax.Array,
+    epochs: list[np.ndarray],
+    key: jax.Array,
+    bar: rich.progress.Progress,
 ):
     """One model for each sparsity weight, all in one program."""
     grid = jnp.asarray(lambdas)
     carry = jax.vmap(lambda weight: start(fixed(weight), key))(grid)
     epoch = jax.jit(
-        jax.vmap(lambda w, c, b: train_epoch(fixed(w), c, b), in_axes=(0, 0, None)),
+        jax.vmap(lambda w, *rest: train_epoch(fixed(w), *rest), in_axes=(0, 0, None, None)),
         donate_argnums=1,
     )
     task = bar.add_task(f"{len(lambdas)} fixed weights", total=len(epochs))
     records = []
     for batches in epochs:
-        carry, record = epoch(grid, carry, batches)
+        carry, record = epoch(grid, carry, images, batches)
         records.append(jax.device_get(record))
         bar.advance(task)
     params = [at(index, carry[0]) for index in range(len(lambdas))]
@@ -254,7 +262,7 @@ def main() -> None:
         classifier = sklearn.svm.SVC().fit(train, train_labels)
 
     key = jax.random.key(args.seed)
-    epochs = epochs_of_batches(train, args.epochs, args.seed)
+    epochs = epochs_of_batches(len(train), args.epochs, args.seed)
     console.print("SoftAdapt trains first: each loss x its weight.")
     columns = (
         "{task.description}",
@@ -264,11 +272,11 @@ def main() -> None:
     with rich.progress.Progress(
         *columns, rich.progress.TimeElapsedColumn(), console=console
     ) as bar:
-        params, softadapt_record = train_softadapt(epochs, key, bar)
+        params, softadapt_record = train_softadapt(jnp.asarray(train), epochs, key, bar)
         weights = jax.tree.map(np.mean, softadapt_record.weights)
         mean_lambda = float(weights["sparsity"] / weights["reconstruction"])
         lambdas = [*LAMBDAS, mean_lambda]
-        fixed_params, fixed_record = train_fixed(lambdas, epochs, key, bar)
+        fixed_params, fixed_record = train_fixed(lambdas, jnp.asarray(train), epochs, key, bar)
 
     names = [f"fixed, lambda = {weight:g}" for weight in LAMBDAS]
     names[LAMBDAS.index(1.0)] += " (equal)"

@@ -35,7 +35,7 @@ class Weighting(NamedTuple):
     """A method of weighting losses: a pair of pure functions.
 
     Attributes:
-      init: ``init(num_losses) -> state``, a pytree of arrays.
+      init: ``init(num_losses) -> state``, a pytree of arrays; it has to be traceable.
       update: ``update(components, state) -> (weights, state)``, with :class:`Components`
         and weights >= 0 of shape [K] in any scale; :func:`balance` scales them.
     """
@@ -76,9 +76,11 @@ def _running_mean(
     return mean + (losses - mean) / count.astype(mean.dtype)
 
 
-def _strongly_typed(leaf: ArrayLike) -> Array:
-    # A weakly typed leaf, such as `jnp.full(K, 1.0)`, would retrace on the second step.
-    return jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype)
+def _own_typed_array(leaf: ArrayLike) -> Array:
+    # A weakly typed leaf, such as `jnp.full(K, 1.0)`, would retrace on the second step, and an
+    # array that the weighting holds would be gone after the state's buffers are donated.
+    copy = jnp.array(leaf)
+    return jax.lax.convert_element_type(copy, copy.dtype)
 
 
 def _as_component_grads(
@@ -88,6 +90,11 @@ def _as_component_grads(
     num_losses: int,
 ) -> ComponentGrads:
     """Both forms of ``updates`` as one, checked, with the losses to be used."""
+    if isinstance(updates, tuple) and any(isinstance(u, ComponentGrads) for u in updates):
+        raise TypeError(
+            "`updates` should be `ComponentGrads`, got a tuple with them in it. Likely cause: the "
+            "result of `value_and_component_grads` is a pair, `losses, grads = ...`."
+        )
     if isinstance(updates, ComponentGrads):
         grads = updates if losses is None else updates.with_losses(losses)
     elif losses is None:
@@ -255,7 +262,7 @@ def balance(
             loss_weights=scaled(jnp.ones(num_losses, dtype=float)),
             period_losses=jnp.zeros(num_losses, dtype=float),
             period_count=jnp.zeros((), dtype=jnp.int32),
-            weighting_state=jax.tree.map(_strongly_typed, weighting.init(num_losses)),
+            weighting_state=jax.tree.map(_own_typed_array, weighting.init(num_losses)),
         )
 
     def update_fn(
@@ -342,13 +349,16 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
             f"weighting in it, got a {type(opt_state).__name__} with {len(states)}."
         )
     weights = states[0].loss_weights
-    leaves, treedef = jax.tree.flatten(like)
-    is_array = len(leaves) == 1 and jnp.ndim(leaves[0]) == weights.ndim
-    if like is None or (is_array and jnp.shape(leaves[0])[-1] == weights.shape[-1]):
+    if like is None or (jax.tree_util.all_leaves([like]) and jnp.ndim(like) > 0):
+        if like is not None and jnp.shape(like)[-1] != weights.shape[-1]:
+            raise ValueError(
+                f"`like` should have {weights.shape[-1]} entries, one for each loss, got shape "
+                f"{jnp.shape(like)}."
+            )
         return weights
+    leaves, treedef = jax.tree.flatten(like)
     if len(leaves) != weights.shape[-1]:
         raise ValueError(
-            f"`like` should have {weights.shape[-1]} scalars, one for each loss, got leaves of "
-            f"shapes {[jnp.shape(leaf) for leaf in leaves]}."
+            f"`like` should have {weights.shape[-1]} entries, one for each loss, got {len(leaves)}."
         )
     return jax.tree.unflatten(treedef, [weights[..., k] for k in range(len(leaves))])

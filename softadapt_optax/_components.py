@@ -34,7 +34,7 @@ class ComponentGrads:
       losses: the K component losses, shape [K], in ``jax.tree.leaves`` order of what the
         loss function returned (dictionary keys sorted), float32, or float64 under x64.
       names: their K paths in what the loss function returned, such as ``"['mse']"``; None
-        if it returned an array or a sequence.
+        if it returned an array.
     """
 
     losses: Float[Array, " K"]
@@ -56,8 +56,9 @@ class ComponentGrads:
         r"""The combined gradient :math:`h = \sum_k \alpha_k \nabla f_k`.
 
         Args:
-          weights: :math:`\alpha`, an array of shape [K] or a pytree of K scalars in the
-            structure of the losses.
+          weights: :math:`\alpha`, an array or a sequence of K numbers in the order of
+            ``losses``, or a pytree of K scalars in their structure. Each is rounded to the
+            dtype of its loss.
 
         Returns:
           A pytree like the parameters, with each parameter's shape and dtype; zeros for
@@ -78,8 +79,8 @@ class ComponentGrads:
             parameters under ``True`` count. Default: all of them.
 
         Returns:
-          An array of shape [K, K], accumulated in float32 or the parameters' dtype,
-          whichever is wider.
+          An array of shape [K, K], float32, or float64 under x64; float64 parameters are
+          multiplied and added in float64, all others in float32.
         """
         rows = [jax.tree.leaves(_select(grads, mask)) for grads in self._pull_each()]
         pairs = itertools.combinations_with_replacement(range(len(rows)), 2)
@@ -234,7 +235,7 @@ def as_component_array(
         if not _is_numeric(dtype) or jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"`{name}` should be real numbers, got dtype {dtype}.")
     shapes = [jnp.shape(leaf) for leaf in leaves]
-    if len(leaves) == 1 and len(shapes[0]) == 1:
+    if jax.tree_util.all_leaves([values]) and len(shapes[0]) == 1:
         array = jnp.asarray(leaves[0], dtype=float)
     elif leaves and all(shape == () for shape in shapes):
         array = jnp.stack([jnp.asarray(leaf, dtype=float) for leaf in leaves])
@@ -250,20 +251,24 @@ def as_component_array(
     return array
 
 
-def component_names(values: PyTree) -> list[str] | None:
-    """The K paths in a pytree with names in it; None for an array or a sequence."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(values)]
-    is_index = [isinstance(key, jax.tree_util.SequenceKey) for path in paths for key in path]
-    return None if all(is_index) else [jax.tree_util.keystr(path) for path in paths]
+def component_names(losses: PyTree) -> list[str] | None:
+    """The K paths in the losses; None for an array."""
+    if jax.tree_util.all_leaves([losses]):
+        return None
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(losses)]
 
 
 def check_names(name: str, values: PyTree, loss_names: list[str] | None) -> None:
-    """Raises if ``values`` and the losses both have names, and not the same."""
-    names = component_names(values)
-    if names is not None and loss_names is not None and names != loss_names:
+    """Raises if ``values`` have names, not mere positions, and they are not the losses'."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(values)]
+    keys = [key for path in paths for key in path]
+    if loss_names is None or all(isinstance(key, jax.tree_util.SequenceKey) for key in keys):
+        return
+    names = [jax.tree_util.keystr(path) for path in paths]
+    if names != loss_names:
         raise ValueError(
-            f"The {name} should have the names of the losses, {', '.join(loss_names)}, got "
-            f"{', '.join(names)}."
+            f"The {name} should have the names of the losses in their order, "
+            f"{', '.join(loss_names)}, got {', '.join(names)}."
         )
 
 
@@ -334,7 +339,7 @@ def _as_scalars(losses: PyTree) -> list[Array]:
         raise ValueError(f"The loss function should return at least one loss, got {losses}.")
     for path, leaf in paths:
         shape, where = jnp.shape(leaf), jax.tree_util.keystr(path) or "the output"
-        if shape != () and (len(paths) > 1 or len(shape) != 1 or shape[0] == 0):
+        if shape != () and (path or len(shape) != 1 or shape[0] == 0):
             raise ValueError(
                 "The loss function should return a pytree of scalars or one array of shape [K], "
                 f"got shape {shape} at {where}. Likely cause: a loss not averaged over its batch, "

@@ -6,11 +6,12 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from numpy.polynomial import legendre
 
 from softadapt_optax._balance import Components, Weighting, balance
 from softadapt_optax._checks import check_flag, check_integer, check_number
+from softadapt_optax._components import as_component_array
 
 
 class SoftAdaptState(NamedTuple):
@@ -58,14 +59,18 @@ def _rates_of_change(
 
 
 def _exponential_weights(
-    rates: Float[Array, " K"], beta: ArrayLike, mean_losses: Float[Array, " K"] | None
+    rates: Float[Array, " K"],
+    beta: ArrayLike,
+    mean_losses: Float[Array, " K"] | None,
+    counted: Bool[Array, " K"],
 ) -> Float[Array, " K"]:
-    """``exp(beta * rates)``, times ``|mean_losses|`` if given, over the largest of them."""
+    """``exp(beta * rates)``, times ``|mean_losses|`` if given, over the largest that counts."""
     limit = float(np.finfo(rates.dtype).max) / 2  # finite, and so is the difference of two
     logits = jnp.clip(jnp.asarray(beta, rates.dtype) * rates, -limit, limit)
     if mean_losses is not None:
         # Added as logarithms: the product of the two factors can underflow for every k.
         logits = logits + jnp.log(jnp.abs(mean_losses))
+    logits = jnp.where(counted, logits, -jnp.inf)
     largest = jnp.max(logits)
     return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
 
@@ -202,10 +207,14 @@ def softadapt(
         loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
         record_count = optax.safe_increment(state.record_count)
         rates = _rates_of_change(loss_history, degree, rate, normalized, eps)
+        counted = jnp.ones(num_losses, dtype=bool)
+        if priorities is not None:
+            counted = as_component_array(priorities, "priorities") > 0
         weights = _exponential_weights(
             rates,
             beta=beta(record_count * every - 1) if callable(beta) else beta,
             mean_losses=jnp.sum(loss_history / history, axis=0) if loss_weighted else None,
+            counted=counted,
         )
         weights = jnp.where(record_count < history, jnp.ones_like(weights), weights)
         return weights, SoftAdaptState(loss_history, record_count)
