@@ -51,7 +51,7 @@ def _rates_of_change(
     rates = jnp.sum(stencil[:, None] * loss_history, axis=0)
     if rate == "relative":
         rates = rates / (jnp.abs(loss_history[-2]) + eps)
-    # Losses near the largest float can overflow here; in the history they would for long.
+    # Losses near the largest float overflow here, and would for as long as they are recorded.
     rates = jnp.nan_to_num(rates)
     if normalized:
         rates = rates / (jnp.sum(jnp.abs(rates)) + eps)
