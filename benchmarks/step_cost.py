@@ -1,6 +1,6 @@
 """What does a training step with SoftAdapt cost, next to the same step on the summed loss?
 
-    python benchmarks/step_cost.py [--rounds 40] [--out step_cost.json]
+    python benchmarks/step_cost.py [--rounds 80] [--out step_cost.json]
 
 The report in the README is `benchmarks/step_cost.json`.
 
@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Time, flops and memory of a SoftAdapt step against the plain summed loss."
     )
-    parser.add_argument("--rounds", type=int, default=40, help="turns of each program, > 1 (40)")
+    parser.add_argument("--rounds", type=int, default=80, help="turns of each program, > 1 (80)")
     parser.add_argument(
         "--out",
         type=pathlib.Path,
