@@ -23,11 +23,14 @@ class Components(NamedTuple):
     Attributes:
       losses: the losses of this step, or their mean over the last ``every`` steps, shape
         [K], all finite.
+      priorities: the factors that :func:`balance` puts on the weights, shape [K]; a loss of
+        priority 0 is left out.
       gramian: a function without arguments that gives the inner products of the K
         gradients, shape [K, K]. They are computed only if it is called.
     """
 
     losses: Float[Array, " K"]
+    priorities: Float[Array, " K"]
     gramian: Callable[[], Float[Array, "K K"]]
 
 
@@ -247,14 +250,15 @@ def balance(
     if priorities is not None:
         check_factors("priorities", priorities, num_losses)
 
+    def factors() -> Float[Array, " K"]:
+        if priorities is None:
+            return jnp.ones(num_losses, dtype=float)
+        return as_component_array(priorities, "priorities", num_losses)
+
     def scaled(weights: Float[Array, " K"]) -> Float[Array, " K"]:
-        factors = jnp.ones(num_losses, dtype=float)
-        if priorities is not None:
-            factors = as_component_array(priorities, "priorities", num_losses)
         if weight_sum is None:
-            return weights * factors
-        total = jnp.asarray(weight_sum, dtype=float)
-        return total * _sum_to_one(weights, factors)
+            return weights * factors()
+        return jnp.asarray(weight_sum, dtype=float) * _sum_to_one(weights, factors())
 
     def init_fn(params: PyTree) -> BalanceState:
         del params
@@ -287,7 +291,7 @@ def balance(
         mask = shared(params) if callable(shared) else shared
 
         def reweight(losses: Float[Array, " K"]) -> BalanceState:
-            components = Components(losses, gramian=lambda: grads.gramian(mask))
+            components = Components(losses, factors(), gramian=lambda: grads.gramian(mask))
             weights, weighting_state = weighting.update(components, state.weighting_state)
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
@@ -349,16 +353,15 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
             f"weighting in it, got a {type(opt_state).__name__} with {len(states)}."
         )
     weights = states[0].loss_weights
-    if like is None or (jax.tree_util.all_leaves([like]) and jnp.ndim(like) > 0):
-        if like is not None and jnp.shape(like)[-1] != weights.shape[-1]:
-            raise ValueError(
-                f"`like` should have {weights.shape[-1]} entries, one for each loss, got shape "
-                f"{jnp.shape(like)}."
-            )
+    if like is None:
         return weights
     leaves, treedef = jax.tree.flatten(like)
-    if len(leaves) != weights.shape[-1]:
+    is_array = jax.tree_util.all_leaves([like]) and jnp.ndim(like) > 0
+    size = jnp.shape(like)[-1] if is_array else len(leaves)
+    if size != weights.shape[-1]:
         raise ValueError(
-            f"`like` should have {weights.shape[-1]} entries, one for each loss, got {len(leaves)}."
+            f"`like` should have {weights.shape[-1]} entries, one for each loss, got {size}."
         )
-    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(len(leaves))])
+    if is_array:
+        return weights
+    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(size)])

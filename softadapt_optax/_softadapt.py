@@ -11,7 +11,6 @@ from numpy.polynomial import legendre
 
 from softadapt_optax._balance import Components, Weighting, balance
 from softadapt_optax._checks import check_flag, check_integer, check_number
-from softadapt_optax._components import as_component_array
 
 
 class SoftAdaptState(NamedTuple):
@@ -32,9 +31,9 @@ def slope_stencil(history: int, order: int) -> np.ndarray:
     """Coefficients, shape [history], that give the slope at the newest of equispaced values.
 
     A polynomial of degree ``order`` is fitted by least squares and differentiated at the
-    last point (a Savitzky-Golay filter). The Legendre basis keeps the fit well conditioned:
-    ``scipy.signal.savgol_coeffs``, in powers of the position, has lost all digits at
-    history 15 and order 14, and importing it takes as long as importing jax.
+    last point (a Savitzky-Golay filter). The Legendre basis keeps the fit well conditioned,
+    where ``scipy.signal.savgol_coeffs``, in powers of the position, loses all digits at high
+    orders.
     """
     positions = np.linspace(-1.0, 1.0, history)
     fits = np.linalg.pinv(legendre.legvander(positions, order))
@@ -207,14 +206,11 @@ def softadapt(
         loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
         record_count = optax.safe_increment(state.record_count)
         rates = _rates_of_change(loss_history, degree, rate, normalized, eps)
-        counted = jnp.ones(num_losses, dtype=bool)
-        if priorities is not None:
-            counted = as_component_array(priorities, "priorities") > 0
         weights = _exponential_weights(
             rates,
             beta=beta(record_count * every - 1) if callable(beta) else beta,
             mean_losses=jnp.sum(loss_history / history, axis=0) if loss_weighted else None,
-            counted=counted,
+            counted=components.priorities > 0,
         )
         weights = jnp.where(record_count < history, jnp.ones_like(weights), weights)
         return weights, SoftAdaptState(loss_history, record_count)

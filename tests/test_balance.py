@@ -313,7 +313,7 @@ def test_loss_weights_that_cannot_be_read():
     state = sa.softadapt(2).init(None)
     with pytest.raises(ValueError, match="`like` should have 2 entries, one for each loss, got 3"):
         sa.loss_weights(state, like={"a": 0.0, "b": 0.0, "c": 0.0})
-    with pytest.raises(ValueError, match=r"`like` should have 2 entries, .* got shape \(3,\)"):
+    with pytest.raises(ValueError, match="`like` should have 2 entries, one for each loss, got 3"):
         sa.loss_weights(state, like=jnp.zeros(3))
 
 
