@@ -8,8 +8,27 @@ from softadapt_optax._balance import loss_weights as loss_weights
 from softadapt_optax._components import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
 from softadapt_optax._fixed_weights import fixed_weights as fixed_weights
+from softadapt_optax._gradnorm import GradNormState as GradNormState
+from softadapt_optax._gradnorm import gradnorm as gradnorm
+from softadapt_optax._initial_loss import InitialLossState as InitialLossState
+from softadapt_optax._initial_loss import initial_loss as initial_loss
+from softadapt_optax._learned_weights import LearnedWeightsState as LearnedWeightsState
+from softadapt_optax._learned_weights import learned_weights as learned_weights
+from softadapt_optax._mgda import mgda as mgda
+from softadapt_optax._normalized_gradients import (
+    NormalizedGradientsState as NormalizedGradientsState,
+)
+from softadapt_optax._normalized_gradients import normalized_gradients as normalized_gradients
+from softadapt_optax._pcgrad import PCGradState as PCGradState
+from softadapt_optax._pcgrad import pcgrad as pcgrad
+from softadapt_optax._prior_loss import cross_entropy_prior as cross_entropy_prior
+from softadapt_optax._prior_loss import prior_loss as prior_loss
+from softadapt_optax._prior_loss import squared_error_prior as squared_error_prior
+from softadapt_optax._realtime_loss import realtime_loss as realtime_loss
 from softadapt_optax._softadapt import SoftAdaptState as SoftAdaptState
 from softadapt_optax._softadapt import softadapt as softadapt
+from softadapt_optax._uncertainty import UncertaintyState as UncertaintyState
+from softadapt_optax._uncertainty import uncertainty as uncertainty
 
 __version__ = "0.1.0"
 
@@ -17,11 +36,28 @@ __all__ = [
     "BalanceState",
     "ComponentGrads",
     "Components",
+    "GradNormState",
+    "InitialLossState",
+    "LearnedWeightsState",
+    "NormalizedGradientsState",
+    "PCGradState",
     "SoftAdaptState",
+    "UncertaintyState",
     "Weighting",
     "balance",
+    "cross_entropy_prior",
     "fixed_weights",
+    "gradnorm",
+    "initial_loss",
+    "learned_weights",
     "loss_weights",
+    "mgda",
+    "normalized_gradients",
+    "pcgrad",
+    "prior_loss",
+    "realtime_loss",
     "softadapt",
+    "squared_error_prior",
+    "uncertainty",
     "value_and_component_grads",
 ]

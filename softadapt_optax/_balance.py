@@ -1,19 +1,21 @@
 """The protocol of every method, and the one transformation that applies it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from softadapt_optax._checks import check_factors, check_integer, check_number
+from softadapt_optax._checks import check_factors, check_flag, check_integer, check_number
 from softadapt_optax._components import (
     ComponentGrads,
     as_component_array,
     check_names,
     from_stacked,
+    merge,
 )
 
 
@@ -24,21 +26,26 @@ class Components(NamedTuple):
       losses: the losses of this step, or their mean over the last ``every`` steps, shape
         [K], all finite.
       priorities: the factors that :func:`balance` puts on the weights, shape [K]; a loss of
-        priority 0 is left out.
+        priority 0, which absent ones have, is left out: the weights of the others must not
+        depend on it.
       gramian: a function without arguments that gives the inner products of the K
         gradients, shape [K, K]. They are computed only if it is called.
+      squared_norms: the same for their squared norms alone, shape [K].
     """
 
     losses: Float[Array, " K"]
     priorities: Float[Array, " K"]
     gramian: Callable[[], Float[Array, "K K"]]
+    squared_norms: Callable[[], Float[Array, " K"]]
 
 
 class Weighting(NamedTuple):
     """A method of weighting losses: a pair of pure functions.
 
     Attributes:
-      init: ``init(num_losses) -> state``, a pytree of arrays; it has to be traceable.
+      init: ``init(num_losses) -> state``, a pytree of arrays; it has to be traceable. Leaves
+        whose last axis has K entries hold one for each loss, which is kept while the loss is
+        absent (unsigned integers, as of random keys, aside).
       update: ``update(components, state) -> (weights, state)``, with :class:`Components`
         and weights >= 0 of shape [K] in any scale; :func:`balance` scales them.
     """
@@ -52,19 +59,24 @@ class BalanceState(NamedTuple):
 
     Attributes:
       loss_weights: the weights of the last step, shape [K].
-      period_losses: mean of the losses since the last record, shape [K].
-      period_count: number of losses in that mean.
+      held_weights: what the weighting gave last, before priorities and scale, shape [K].
+      period_losses: mean of each loss since the last record, shape [K].
+      period_counts: number of losses in each of these means, shape [K], int32.
+      step_count: number of steps, int32; those with a loss that is not finite do not count.
       weighting_state: state of the weighting.
     """
 
     loss_weights: Float[Array, " K"]
+    held_weights: Float[Array, " K"]
     period_losses: Float[Array, " K"]
-    period_count: Int[Array, ""]
+    period_counts: Int[Array, " K"]
+    step_count: Int[Array, ""]
     weighting_state: PyTree
 
 
 def _sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Float[Array, " K"]:
     """``weights * factors`` over their sum; if all are zero the factors, or else equal ones."""
+    weights = jnp.where(factors > 0, weights, 0.0)
     factors = jnp.where(jnp.all(factors == 0), 1.0, factors)
     factors = factors / jnp.max(factors)
     product = weights / jnp.where(jnp.all(weights == 0), 1.0, jnp.max(weights)) * factors
@@ -72,11 +84,55 @@ def _sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Flo
     return product / jnp.sum(product)
 
 
-def _running_mean(
-    mean: Float[Array, " K"], losses: Float[Array, " K"], count: Int[Array, ""]
+def running_mean(
+    mean: Float[Array, " K"], losses: Float[Array, " K"], counts: Int[Array, " K"]
 ) -> Float[Array, " K"]:
-    """The mean of ``count`` losses, from the mean of all but the last and the last."""
-    return mean + (losses - mean) / count.astype(mean.dtype)
+    """The means of ``counts`` losses, from those of all but the last and the last."""
+    return mean + (losses - mean) / jnp.maximum(counts, 1).astype(mean.dtype)
+
+
+def _asks_for_gradients(weighting: Weighting, num_losses: int) -> bool:
+    """Whether the weighting calls ``gramian`` or ``squared_norms``, by tracing it once."""
+    asked = []
+
+    def zeros(*shape: int) -> Array:
+        asked.append(shape)
+        return jnp.zeros(shape, dtype=float)
+
+    def update() -> Any:
+        components = Components(
+            losses=jnp.ones(num_losses, dtype=float),
+            priorities=jnp.ones(num_losses, dtype=float),
+            gramian=lambda: zeros(num_losses, num_losses),
+            squared_norms=lambda: zeros(num_losses),
+        )
+        return weighting.update(components, weighting.init(num_losses))
+
+    jax.eval_shape(update)
+    return bool(asked)
+
+
+def _keep_absent(present: Bool[Array, " K"], new: Array, old: Array) -> Array:
+    """A leaf of the weighting's state without news of the losses that are absent."""
+    is_by_loss = new.shape[-1:] == present.shape
+    if not is_by_loss or jnp.issubdtype(new.dtype, jnp.unsignedinteger):
+        return new
+    return jnp.where(jnp.broadcast_to(present, new.shape), new, old)
+
+
+def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(functools.partial(jnp.where, condition), new, old)
+
+
+def _stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
+    """Whether no finite entry of a state has become infinite or NaN."""
+    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    good = [
+        jnp.all(jnp.isfinite(leaf) | ~jnp.isfinite(before))
+        for leaf, before in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.stack(good))
 
 
 def _own_typed_array(leaf: ArrayLike) -> Array:
@@ -169,6 +225,18 @@ def _is_masked_node(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
 
 
+def _shared_mask(
+    shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None, params: PyTree | None
+) -> PyTree[bool] | None:
+    """The mask that ``shared`` is or gives."""
+    if callable(shared) and params is None:
+        raise ValueError("`params` should be passed to `update` if `shared` is a function.")
+    mask = shared(params) if callable(shared) else shared
+    if mask is not None and not any(jax.tree.leaves(mask)):
+        raise ValueError(f"`shared` should select at least one parameter, got {mask}.")
+    return mask
+
+
 def balance(
     weighting: Weighting,
     num_losses: int,
@@ -177,6 +245,7 @@ def balance(
     weight_sum: ArrayLike | None = None,
     every: int = 1,
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
+    sum_outside: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Turns a weighting into an Optax transformation.
 
@@ -184,12 +253,15 @@ def balance(
     weights :math:`\alpha` from the weighting, ready for any optimizer behind it. It has to
     come first in the chain: what it takes is not shaped like the parameters.
 
-    ``update(updates, state, params=None, *, losses=None)`` takes as ``updates`` either the
-    :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked gradients with
-    leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of K
+    ``update(updates, state, params=None, *, losses=None, present=None)`` takes as ``updates``
+    either the :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked gradients
+    with leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of K
     scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place
     of theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be
-    checked in full. Other keyword arguments are ignored.
+    checked in full. ``present``, K bools that may be traced, says which losses have data in
+    this batch: an absent one gets weight 0 in this step, whatever its value is, and leaves no
+    trace in the state; the others share the weight sum. Its *gradient* still has to be finite:
+    divide by ``max(count, 1)``, not by a count of zero. Other keyword arguments are ignored.
 
     A step whose losses, or the weights made of them, are not all finite keeps the weights
     and the weighting's state of the step before. A gradient that is not finite passes
@@ -207,11 +279,13 @@ def balance(
       weight_sum: the weights are scaled to this sum; if all of them are zero they become
         equal (times ``priorities``). Default: the weighting's own scale.
       every: the weighting sees the mean of each ``every`` consecutive losses and the
-        weights are held in between, equal (times ``priorities``) before the first. Steps
-        with a non-finite loss do not count. Static.
-      shared: the parameters over which ``Components.gramian`` is taken: a pytree of bools
-        (the parameters' structure or a prefix of it) or a function of the parameters that
-        gives one. Default: all of them.
+        weights are held in between; until the first record they are those that the losses
+        of the first step give. Steps with a non-finite loss do not count. Static.
+      shared: the parameters over which ``Components.gramian`` and ``squared_norms`` are
+        taken, those that all losses share: a pytree of bools (the parameters' structure or a
+        prefix of it) or a function of the parameters that gives one. Default: all of them.
+      sum_outside: whether parameters that are not ``shared``, such as the heads of tasks, get
+        the plain sum of the gradients (times ``priorities``) instead of the weighted one.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with :class:`BalanceState`.
@@ -245,27 +319,33 @@ def balance(
         raise TypeError(f"`weighting` should be a `Weighting`, got {type(weighting).__name__}.")
     check_integer("num_losses", num_losses, at_least=1)
     check_integer("every", every, at_least=1)
+    check_flag("sum_outside", sum_outside)
     if weight_sum is not None:
         check_number("weight_sum", weight_sum, positive=True)
     if priorities is not None:
         check_factors("priorities", priorities, num_losses)
 
-    def factors() -> Float[Array, " K"]:
+    def factors(present: Bool[Array, " K"] | None) -> Float[Array, " K"]:
         if priorities is None:
-            return jnp.ones(num_losses, dtype=float)
-        return as_component_array(priorities, "priorities", num_losses)
+            array = jnp.ones(num_losses, dtype=float)
+        else:
+            array = as_component_array(priorities, "priorities", num_losses)
+        return array if present is None else jnp.where(present, array, 0.0)
 
-    def scaled(weights: Float[Array, " K"]) -> Float[Array, " K"]:
+    def scaled(weights: Float[Array, " K"], present: Bool[Array, " K"] | None) -> Array:
         if weight_sum is None:
-            return weights * factors()
-        return jnp.asarray(weight_sum, dtype=float) * _sum_to_one(weights, factors())
+            return weights * factors(present)
+        weights = jnp.asarray(weight_sum, dtype=float) * _sum_to_one(weights, factors(present))
+        return weights if present is None else jnp.where(present, weights, 0.0)
 
     def init_fn(params: PyTree) -> BalanceState:
         del params
         return BalanceState(
-            loss_weights=scaled(jnp.ones(num_losses, dtype=float)),
+            loss_weights=scaled(jnp.ones(num_losses, dtype=float), present=None),
+            held_weights=jnp.ones(num_losses, dtype=float),
             period_losses=jnp.zeros(num_losses, dtype=float),
-            period_count=jnp.zeros((), dtype=jnp.int32),
+            period_counts=jnp.zeros(num_losses, dtype=jnp.int32),
+            step_count=jnp.zeros((), dtype=jnp.int32),
             weighting_state=jax.tree.map(_own_typed_array, weighting.init(num_losses)),
         )
 
@@ -275,6 +355,7 @@ def balance(
         params: PyTree | None = None,
         *,
         losses: PyTree | None = None,
+        present: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, BalanceState]:
         del extra_args
@@ -286,37 +367,74 @@ def balance(
             "`opt_state` should be a state of this transformation. Likely cause: a state made "
             "with other options, such as `num_losses` or `history`.",
         )
-        if callable(shared) and params is None:
-            raise ValueError("`params` should be passed to `update` if `shared` is a function.")
-        mask = shared(params) if callable(shared) else shared
+        mask = _shared_mask(shared, params)
+        losses = grads.losses
+        if present is not None:
+            check_names("entries of `present`", present, grads.names)
+            present = as_component_array(present, "present", num_losses) != 0
+            losses = jnp.where(present, losses, 1.0)  # whatever it is, it must not count
+        if every == 1 and _asks_for_gradients(weighting, num_losses):
+            grads = grads.formed(mask)
 
-        def reweight(losses: Float[Array, " K"]) -> BalanceState:
-            components = Components(losses, factors(), gramian=lambda: grads.gramian(mask))
+        def record(losses: Float[Array, " K"], present: Bool[Array, " K"] | None) -> BalanceState:
+            """The state after the weighting has seen these losses."""
+            components = Components(
+                losses=losses,
+                priorities=factors(present),
+                gramian=lambda: grads.gramian(mask),
+                squared_norms=lambda: grads.squared_norms(mask),
+            )
             weights, weighting_state = weighting.update(components, state.weighting_state)
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
                 state.weighting_state,
                 "The weighting's `update` should return a state like the one it was given.",
             )
-            weights = scaled(as_component_array(weights, "weights", num_losses))
-            return state._replace(loss_weights=weights, weighting_state=weighting_state)
+            weights = as_component_array(weights, "weights", num_losses)
+            if present is not None:
+                weights, weighting_state = jax.tree.map(
+                    functools.partial(_keep_absent, present),
+                    (weights, weighting_state),
+                    (state.held_weights, state.weighting_state),
+                )
+            return state._replace(held_weights=weights, weighting_state=weighting_state)
 
+        def count_in() -> BalanceState:
+            """The state after these losses have entered the means of their period."""
+            counts = state.period_counts + (1 if present is None else present.astype(jnp.int32))
+            means = running_mean(state.period_losses, losses, counts)
+            if present is not None:
+                means = jnp.where(present, means, state.period_losses)
+            return state._replace(period_losses=means, period_counts=counts)
+
+        step_count = state.step_count + 1
         if every == 1:
-            recorded = grads.losses
-            new_state = reweight(recorded)
+            new_state = record(losses, present)
         else:
-            count = state.period_count + 1
-            recorded = _running_mean(state.period_losses, grads.losses, count)
-            new_state = jax.lax.cond(
-                count >= every,
-                lambda: reweight(recorded)._replace(
-                    period_losses=jnp.zeros_like(recorded), period_count=jnp.zeros_like(count)
-                ),
-                lambda: state._replace(period_losses=recorded, period_count=count),
-            )
-        finite = jnp.all(jnp.isfinite(recorded) & jnp.isfinite(new_state.loss_weights))
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
-        return grads.combine(state.loss_weights), state
+            is_due = step_count % every == 0
+            counted = count_in()
+            means, counts = counted.period_losses, counted.period_counts
+
+            def at_record() -> BalanceState:
+                recorded = record(means, None if present is None else counts > 0)
+                # The first step only looks ahead: its weights hold until the first record.
+                ended = recorded._replace(
+                    period_losses=jnp.zeros_like(means), period_counts=jnp.zeros_like(counts)
+                )
+                begun = counted._replace(held_weights=recorded.held_weights)
+                return _where(is_due, ended, begun)
+
+            new_state = jax.lax.cond(is_due | (step_count == 1), at_record, lambda: counted)
+        new_state = new_state._replace(
+            loss_weights=scaled(new_state.held_weights, present), step_count=step_count
+        )
+        old_state = state._replace(loss_weights=scaled(state.held_weights, present))
+        is_good = jnp.all(jnp.isfinite(losses)) & _stays_finite(new_state, old_state)
+        state = _where(is_good, new_state, old_state)
+        h = grads.combine(state.loss_weights)
+        if sum_outside and mask is not None:
+            h = merge(mask, h, grads.combine(factors(present)))
+        return h, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

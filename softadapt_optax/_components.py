@@ -82,7 +82,7 @@ class ComponentGrads:
           An array of shape [K, K], float32, or float64 under x64; float64 parameters are
           multiplied and added in float64, all others in float32.
         """
-        rows = [jax.tree.leaves(_select(grads, mask)) for grads in self._pull_each()]
+        rows = [jax.tree.leaves(_select(mask, grads)) for grads in self._pull_each()]
         pairs = itertools.combinations_with_replacement(range(len(rows)), 2)
         products = {(i, j): _inner_product(rows[i], rows[j]) for i, j in pairs}
         columns = [
@@ -90,6 +90,26 @@ class ComponentGrads:
             for j in range(len(rows))
         ]
         return jnp.stack(columns, axis=1)
+
+    def squared_norms(self, mask: PyTree[bool] | None = None) -> Float[Array, " K"]:
+        r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone."""
+        rows = [jax.tree.leaves(_select(mask, grads)) for grads in self._pull_each()]
+        return jnp.stack([_inner_product(row, row) for row in rows])
+
+    def formed(self, mask: PyTree[bool] | None = None) -> "ComponentGrads":
+        """The same with the K gradients formed at once, for whoever needs them more than once.
+
+        ``gramian`` and ``squared_norms`` of the result use them, and so does ``combine`` for
+        the parameters under ``mask`` (default: all); the others still come from one pullback.
+        Under ``jit`` what nobody uses is not computed.
+        """
+        each = self._pull_each()
+
+        def pull(weights: Float[Array, " K"]) -> PyTree:
+            reused = _weighted_sum(weights, each)
+            return reused if mask is None else merge(mask, reused, self._pull(weights))
+
+        return ComponentGrads(self.losses, self.names, pull, lambda: each)
 
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
@@ -209,20 +229,20 @@ def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
     """Gradients that exist already, each leaf of shape [K, *parameter shape], and their losses."""
     array = as_component_array(losses, "losses")
 
-    def combine_leaf(weights: Float[Array, " K"], leaf: Array) -> Array:
-        # Written out over k it fuses into the optimizer behind; `tensordot` does not.
-        wide = _at_least_float32(leaf)
-        terms = [weights[k].astype(wide.real.dtype) * wide[k] for k in range(array.size)]
-        return functools.reduce(operator.add, terms).astype(leaf.dtype)
+    def pull_each() -> list[PyTree]:
+        return [jax.tree.map(operator.itemgetter(k), stacked) for k in range(array.size)]
 
     return ComponentGrads(
         losses=array,
         names=component_names(losses),
-        pull=lambda weights: jax.tree.map(functools.partial(combine_leaf, weights), stacked),
-        pull_each=lambda: [
-            jax.tree.map(operator.itemgetter(k), stacked) for k in range(array.size)
-        ],
+        pull=lambda weights: _weighted_sum(weights, pull_each()),
+        pull_each=pull_each,
     )
+
+
+def merge(mask: PyTree[bool], under: PyTree, outside: PyTree) -> PyTree:
+    """The leaves of ``under`` where the mask is True, elsewhere those of ``outside``."""
+    return _map_mask(lambda keep, first, second: first if keep else second, mask, under, outside)
 
 
 def as_component_array(
@@ -361,10 +381,31 @@ def _cast_like(values: Sequence[Array], like: Sequence[Array]) -> list[Array]:
     return [value.astype(other.dtype) * jnp.ones_like(other) for value, other in pairs]
 
 
-def _select(tree: PyTree, mask: PyTree[bool] | None) -> PyTree:
+def _weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
+    def leaf_sum(*leaves: Array) -> Array:
+        # Written out over k it fuses into the optimizer behind; `tensordot` does not.
+        wide = [_at_least_float32(leaf) for leaf in leaves]
+        pairs = zip(jnp.unstack(weights), wide, strict=True)
+        terms = [weight.astype(leaf.real.dtype) * leaf for weight, leaf in pairs]
+        return functools.reduce(operator.add, terms).astype(leaves[0].dtype)
+
+    return jax.tree.map(leaf_sum, *each)
+
+
+def _select(mask: PyTree[bool] | None, tree: PyTree) -> PyTree:
     if mask is None:
         return tree
-    return jax.tree.map(lambda keep, subtree: subtree if keep else None, mask, tree)
+    return _map_mask(lambda keep, subtree: subtree if keep else None, mask, tree)
+
+
+def _map_mask(function: Callable[..., PyTree], mask: PyTree[bool], *trees: PyTree) -> PyTree:
+    try:
+        return jax.tree.map(function, mask, *trees)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "A mask of parameters, such as `shared`, should be a pytree of bools with the "
+            f"structure of the parameters or a prefix of it, got {mask}."
+        ) from error
 
 
 def _inner_product(first: Sequence[Array], second: Sequence[Array]) -> Float[Array, ""]:

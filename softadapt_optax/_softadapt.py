@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from numpy.polynomial import legendre
 
 from softadapt_optax._balance import Components, Weighting, balance
-from softadapt_optax._checks import check_flag, check_integer, check_number
+from softadapt_optax._checks import check_choice, check_flag, check_integer, check_number
 
 
 class SoftAdaptState(NamedTuple):
@@ -19,11 +19,11 @@ class SoftAdaptState(NamedTuple):
     Attributes:
       loss_history: the last recorded losses, shape [history, K], newest last; zeros where
         nothing is recorded yet.
-      record_count: the number of losses recorded since the start, int32.
+      record_counts: the number of records of each loss since the start, shape [K], int32.
     """
 
     loss_history: Float[Array, "history K"]
-    record_count: Int[Array, ""]
+    record_counts: Int[Array, " K"]
 
 
 @functools.lru_cache(maxsize=128)
@@ -108,8 +108,8 @@ def softadapt(
     4. The exponentials are multiplied by :math:`|\bar f_k|` if ``loss_weighted`` and by
        ``priorities``, and scaled to ``weight_sum``. If all are zero the weights are equal.
 
-    Until n losses are recorded the weights are equal (times ``priorities``). A step with a
-    loss that is not finite is not recorded and keeps the weights of the step before.
+    Until n values of each loss are recorded the weights are equal (times ``priorities``). A
+    step with a loss that is not finite is not recorded and keeps the weights of the step before.
 
     ``updates`` has to be the :class:`ComponentGrads` of :func:`value_and_component_grads`,
     or stacked gradients of shape [K, \*parameter shape] with ``losses=`` beside them, so
@@ -185,8 +185,7 @@ def softadapt(
             f"`order` should be at most history - 1 = {history - 1}, the degree of a polynomial "
             f"through {history} points, got {order}."
         )
-    if rate not in ("absolute", "relative"):
-        raise ValueError(f'`rate` should be "absolute" or "relative", got {rate!r}.')
+    check_choice("rate", rate, ("absolute", "relative"))
     check_flag("normalized", normalized)
     check_flag("loss_weighted", loss_weighted)
     if not callable(beta):
@@ -197,23 +196,25 @@ def softadapt(
     def init(num_losses: int) -> SoftAdaptState:
         return SoftAdaptState(
             loss_history=jnp.zeros((history, num_losses), dtype=float),
-            record_count=jnp.zeros((), dtype=jnp.int32),
+            record_counts=jnp.zeros(num_losses, dtype=jnp.int32),
         )
 
     def update(
         components: Components, state: SoftAdaptState
     ) -> tuple[Float[Array, " K"], SoftAdaptState]:
         loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
-        record_count = optax.safe_increment(state.record_count)
+        record_counts = optax.safe_increment(state.record_counts)
+        is_counted = components.priorities > 0
         rates = _rates_of_change(loss_history, degree, rate, normalized, eps)
         weights = _exponential_weights(
             rates,
-            beta=beta(record_count * every - 1) if callable(beta) else beta,
+            beta=beta(jnp.max(record_counts) * every - 1) if callable(beta) else beta,
             mean_losses=jnp.sum(loss_history / history, axis=0) if loss_weighted else None,
-            counted=components.priorities > 0,
+            counted=is_counted,
         )
-        weights = jnp.where(record_count < history, jnp.ones_like(weights), weights)
-        return weights, SoftAdaptState(loss_history, record_count)
+        is_warm = jnp.all((record_counts >= history) | ~is_counted)
+        weights = jnp.where(is_warm, weights, jnp.ones_like(weights))
+        return weights, SoftAdaptState(loss_history, record_counts)
 
     return balance(
         Weighting(init, update),

@@ -1,9 +1,12 @@
 """What several test files use."""
 
+import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import softadapt_optax as sa
@@ -26,21 +29,81 @@ def weights_along(tx: optax.GradientTransformationExtraArgs, trajectory) -> jax.
     return jax.jit(lambda state: jax.lax.scan(step, state, trajectory)[1])(tx.init(None))
 
 
-def all_factories():
-    """A transformation of each kind for K = 3 losses, by name."""
+def weights_of_steps(tx, trajectory, gradients) -> jax.Array:
+    """The same with gradients of one parameter vector, shape [steps, K, parameters]."""
+
+    def step(state, values):
+        losses, stacked = values
+        _, state = tx.update(stacked, state, losses=losses)
+        return state, sa.loss_weights(state)
+
+    values = (jnp.asarray(trajectory, dtype=float), jnp.asarray(gradients, dtype=float))
+    return jax.jit(lambda state: jax.lax.scan(step, state, values)[1])(tx.init(None))
+
+
+def gradient_cases(num_losses: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Gradients in float64, shape [K, 12], of every kind that gives solvers trouble."""
+    rng = np.random.default_rng(seed)
+    random = rng.normal(size=(num_losses, 12))
+    signs = rng.choice([-1.0, 1.0], size=(num_losses, 1))
+    collinear = signs * (0.1 * random + rng.normal(size=12))
+    far_apart = 10.0 ** rng.uniform(-4, 4, size=(num_losses, 1))
+    far_apart[0], far_apart[-1] = 1e-4, 1e4  # all of the range, whatever the seed
+    shares = rng.dirichlet(np.ones(num_losses))
+    low_rank = rng.normal(size=(num_losses, 2)) @ rng.normal(size=(2, 12))
+    return {
+        "random": random,
+        "rank deficient": low_rank,
+        "identical": np.broadcast_to(random[0], random.shape),
+        "zero": np.where(np.arange(num_losses)[:, None] == 0, 0.0, random),
+        "all zero": np.zeros_like(random),
+        "opposite": np.where(np.arange(num_losses)[:, None] == 0, -random[-1:], random),
+        "norms far apart": random * far_apart,
+        "collinear": collinear,
+        "collinear, norms far apart": collinear * far_apart,
+        "stationary": random - shares @ random,
+    }
+
+
+def loss_only_factories():
+    """A transformation of each method that looks at losses alone, for K = 3, by name."""
     return {
         "fixed_weights": lambda: sa.fixed_weights([1.0, 0.5, 2.0]),
-        "original": lambda: sa.softadapt(3),
-        "loss weighted": lambda: sa.softadapt(3, loss_weighted=True),
-        "normalized": lambda: sa.softadapt(3, normalized=True),
-        "normalized and loss weighted": lambda: sa.softadapt(
-            3, normalized=True, loss_weighted=True
+        "softadapt": lambda: sa.softadapt(3),
+        "softadapt, all options": lambda: sa.softadapt(
+            3, rate="relative", normalized=True, loss_weighted=True, history=3, order=None
         ),
-        "relative": lambda: sa.softadapt(3, rate="relative", history=3, order=None),
-        "every": lambda: sa.softadapt(3, every=2, history=2, priorities=[1.0, 2.0, 0.5]),
-        "schedule": lambda: sa.softadapt(3, beta=optax.linear_schedule(0.0, 1.0, 20)),
+        "softadapt, every": lambda: sa.softadapt(3, every=2, history=2, priorities=[1.0, 2.0, 0.5]),
+        "softadapt, schedule": lambda: sa.softadapt(3, beta=optax.linear_schedule(0.0, 1.0, 20)),
+        "initial_loss": lambda: sa.initial_loss(3, steps=4),
+        "prior_loss": lambda: sa.prior_loss([1.0, 0.5, 2.0]),
+        "realtime_loss": lambda: sa.realtime_loss(3, eps=0.05),
+        "uncertainty": lambda: sa.uncertainty(3),
+        "learned_weights, maximize": lambda: sa.learned_weights(3, optax.sgd(0.01), maximize=True),
+    }
+
+
+def gradient_factories():
+    """The same of each method that looks at gradients."""
+    return {
+        "gradnorm": lambda: sa.gradnorm(3),
+        "gradnorm, shared": lambda: sa.gradnorm(3, 0.5, optax.sgd(0.001), shared=largest_leaf),
+        "normalized_gradients, rates": lambda: sa.normalized_gradients(3, 1.0, eps=0.05),
+        "pcgrad": lambda: sa.pcgrad(3),
+        "mgda": lambda: sa.mgda(3),
+        "mgda, shared every": lambda: sa.mgda(3, "both", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,
     }
+
+
+def all_factories():
+    return loss_only_factories() | gradient_factories()
+
+
+def largest_leaf(params):
+    """A mask of the one largest parameter."""
+    size = max(leaf.size for leaf in jax.tree.leaves(params))
+    return jax.tree.map(lambda leaf: leaf.size == size, params)
 
 
 def own_gramian_method(num_losses: int = 3, **options) -> optax.GradientTransformationExtraArgs:
@@ -82,3 +145,90 @@ def training_step(tx, losses_fn=quadratic_losses, stacked=False):
         return optax.apply_updates(params, updates), opt_state, losses
 
     return step
+
+
+def network(key: jax.Array, sizes: list[int]) -> list[jax.Array]:
+    """Weight matrices of a small dense network."""
+    shapes = list(itertools.pairwise(sizes))
+    keys = jax.random.split(key, len(shapes))
+    return [
+        jax.random.normal(k, shape) / np.sqrt(shape[0])
+        for k, shape in zip(keys, shapes, strict=True)
+    ]
+
+
+def forward(layers: list[jax.Array], x: jax.Array) -> jax.Array:
+    for layer in layers[:-1]:
+        x = jnp.tanh(x @ layer)
+    return x @ layers[-1]
+
+
+def shared_output_problem(num_losses: int, width: int = 16, batch: int = 64):
+    """K losses of one output: (losses_fn, params)."""
+    x = jax.random.normal(jax.random.key(1), (batch, width))
+    target = jnp.sin(3.0 * x[:, :1])
+
+    def losses_fn(params):
+        error = forward(params, x) - target
+        return {f"power {k}": jnp.mean(jnp.abs(error) ** (1 + 0.5 * k)) for k in range(num_losses)}
+
+    return losses_fn, network(jax.random.key(0), [width, width, width, 1])
+
+
+def own_batches_problem(num_losses: int, width: int = 16, batch: int = 64):
+    """K losses on batches of their own, as in a PINN."""
+    points = jax.random.normal(jax.random.key(1), (num_losses, batch, width))
+
+    def losses_fn(params):
+        return tuple(
+            jnp.mean((forward(params, x) - jnp.sin(k + x[:, :1])) ** 2)
+            for k, x in enumerate(points)
+        )
+
+    return losses_fn, network(jax.random.key(0), [width, width, width, 1])
+
+
+def heads_problem(num_losses: int, width: int = 16, batch: int = 64):
+    """K losses with a head of two layers each, on one trunk."""
+    x = jax.random.normal(jax.random.key(1), (batch, width))
+    key, *keys = jax.random.split(jax.random.key(0), num_losses + 1)
+
+    def losses_fn(params):
+        features = jnp.tanh(forward(params["trunk"], x))
+        return {
+            name: jnp.mean((forward(head, features) - jnp.cos(k * x[:, :1])) ** 2)
+            for k, (name, head) in enumerate(params["heads"].items())
+        }
+
+    heads = {f"head {k}": network(head_key, [width, width, 1]) for k, head_key in enumerate(keys)}
+    return losses_fn, {"trunk": network(key, [width, width, width]), "heads": heads}
+
+
+PROBLEMS = {
+    "shared output": shared_output_problem,
+    "own batches": own_batches_problem,
+    "trunk and heads": heads_problem,
+}
+
+
+@functools.cache
+def trained_gradients(kind: str, num_losses: int, steps: int = 300) -> list[np.ndarray]:
+    """Stacked gradients, [K, parameters] in float64, at ten points of a training run."""
+    losses_fn, params = PROBLEMS[kind](num_losses)
+    step = jax.jit(
+        training_step(tx := optax.chain(sa.mgda(num_losses), optax.adam(3e-3)), losses_fn)
+    )
+
+    @jax.jit
+    def stacked(params):
+        return sa.value_and_component_grads(losses_fn)(params)[1].stack()
+
+    carry = (params, tx.init(params))
+    found = []
+    for index in range(steps):
+        if index % (steps // 10) == 0:
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(stacked(carry[0]))]
+            flat = [leaf.reshape(num_losses, -1) for leaf in leaves]
+            found.append(np.concatenate(flat, axis=1, dtype=np.float64))
+        carry = step(*carry)[:2]
+    return found

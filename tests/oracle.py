@@ -1,10 +1,13 @@
-"""SoftAdapt in float64 NumPy, written from Algorithm 1 of the paper and the design's extensions.
+"""Every method in float64 NumPy, written from its paper; no code is shared with the package.
 
-It shares no code with the package: slopes come from `numpy.polyfit`, one component and one step
-at a time, from the whole list of recorded losses.
+SoftAdapt is Algorithm 1 of its paper and the design's extensions: slopes come from
+`numpy.polyfit`, one component and one step at a time, from the whole list of recorded losses.
 """
 
+import itertools
+
 import numpy as np
+import scipy.optimize
 
 
 def softadapt_weights(
@@ -60,3 +63,125 @@ def window_weights(window, beta, order, rate, normalized, loss_weighted, factors
         alpha = alpha * np.abs(window.mean(axis=0))
     alpha = alpha * factors
     return alpha / alpha.sum()
+
+
+# The other methods. Where a method minimises something, its slopes are differences of the
+# objective as the paper writes it, not a derivative worked out by hand.
+
+
+def slopes_of(objective, point: np.ndarray, width: float = 1e-6) -> np.ndarray:
+    """The gradient of a function by central differences."""
+    steps = width * np.eye(len(point))
+    return np.array([objective(point + s) - objective(point - s) for s in steps]) / (2 * width)
+
+
+def initial_loss_weights(trajectory: np.ndarray, steps: int) -> np.ndarray:
+    """The weights after each step of a trajectory of losses, both of shape [steps, K]."""
+    means = [trajectory[: min(t + 1, steps)].mean(axis=0) for t in range(len(trajectory))]
+    return 1 / np.abs(np.array(means))
+
+
+def uncertainty_weights(trajectory: np.ndarray, rate: float, penalty: str) -> np.ndarray:
+    """The same, for gradient descent on s = log sigma^2."""
+    s = np.zeros(trajectory.shape[1])
+    weights_of_steps = []
+    for losses in trajectory:
+
+        def objective(s, losses=losses):
+            variances = np.exp(s)
+            penalties = np.log(np.sqrt(variances)) if penalty == "log" else np.log(1 + variances)
+            return np.sum(losses / (2 * variances) + penalties)
+
+        weights_of_steps.append(1 / (2 * np.exp(s)))
+        s = s - rate * slopes_of(objective, s)
+    return np.array(weights_of_steps)
+
+
+def learned_weights(
+    trajectory: np.ndarray, rate: float, temperature: float, maximize: bool, priorities: np.ndarray
+) -> np.ndarray:
+    """The same, for gradient descent on logits z relative to the priorities q."""
+    prior = priorities / priorities.sum()
+
+    def simplex(z):
+        return prior * np.exp(z) / np.sum(prior * np.exp(z))
+
+    z = np.zeros(trajectory.shape[1])
+    weights_of_steps = []
+    for losses in trajectory:
+
+        def objective(z, losses=losses):
+            alpha = simplex(z)
+            divergence = np.sum(alpha * np.log(alpha / prior))
+            return (-1 if maximize else 1) * alpha @ losses + temperature * divergence
+
+        weights_of_steps.append(simplex(z))
+        z = z - rate * slopes_of(objective, z)
+    return np.array(weights_of_steps)
+
+
+def inverse_training_rates(losses: np.ndarray, initial_losses: np.ndarray) -> np.ndarray:
+    left = losses / initial_losses
+    return left / left.mean()
+
+
+def gradnorm_weights(
+    trajectory: np.ndarray, gradients: np.ndarray, rate: float, alpha: float
+) -> np.ndarray:
+    """The same, for gradient descent on w; ``gradients`` have shape [steps, K, parameters]."""
+    num_losses = trajectory.shape[1]
+    w = np.ones(num_losses)
+    weights_of_steps = []
+    for losses, vectors in zip(trajectory, gradients, strict=True):
+        weights_of_steps.append(w)
+
+        def weighted_norms(w, vectors=vectors):
+            return np.array(
+                [np.linalg.norm(w_k * g_k) for w_k, g_k in zip(w, vectors, strict=True)]
+            )
+
+        targets = weighted_norms(w).mean() * inverse_training_rates(losses, trajectory[0]) ** alpha
+        slopes = slopes_of(lambda w, t=targets: np.abs(weighted_norms(w) - t).sum(), w)
+        w = w - rate * slopes
+        w = w * num_losses / w.sum()
+    return np.array(weights_of_steps)
+
+
+def projected_gradients(gradients: np.ndarray, orders) -> np.ndarray:
+    """PCGrad's projected gradients, shape [K, parameters], on the vectors themselves."""
+    projected = []
+    for i, order in enumerate(orders):
+        vector = gradients[i].copy()
+        for j in order:
+            other = gradients[j]
+            if j != i and other @ other > 0 and vector @ other < 0:
+                vector = vector - (vector @ other) / (other @ other) * other
+        projected.append(vector)
+    return np.array(projected)
+
+
+def min_norm_point(gradients: np.ndarray) -> np.ndarray:
+    """The point of smallest norm in the hull of the rows: the best over all their subsets.
+
+    The optimum lies in the relative interior of some affinely independent subset, where it is
+    the projection of the origin onto the subset's affine hull.
+    """
+    best = gradients[np.argmin((gradients**2).sum(axis=1))]
+    for size in range(2, len(gradients) + 1):
+        for subset in itertools.combinations(range(len(gradients)), size):
+            first, others = gradients[subset[0]], gradients[list(subset[1:])]
+            edges = (others - first).T
+            shares, *_ = np.linalg.lstsq(edges, -first, rcond=None)
+            point = first + edges @ shares
+            is_inside = np.all(shares >= 0) and shares.sum() <= 1
+            if is_inside and point @ point < best @ best:
+                best = point
+    return best
+
+
+def min_norm_point_of_many(gradients: np.ndarray) -> np.ndarray:
+    """The same for many rows, by SciPy's active-set solver for non-negative least squares."""
+    scale = np.linalg.norm(gradients, axis=1).max()
+    rows = np.vstack([gradients.T / scale, np.ones(len(gradients))])
+    shares, _ = scipy.optimize.nnls(rows, np.append(np.zeros(gradients.shape[1]), 1.0))
+    return shares @ gradients / shares.sum()

@@ -196,7 +196,7 @@ def test_state_passes_through_cond(name):
 
     @jax.jit
     def maybe(go, state, losses):
-        update = lambda: tx.update(jnp.zeros(3), state, losses=losses)[1]
+        update = lambda: tx.update(jnp.zeros(3), state, jnp.zeros(()), losses=losses)[1]
         return jax.lax.cond(go, update, lambda: state)
 
     state = tx.init(None)

@@ -336,7 +336,11 @@ def test_vmap_over_beta_is_a_loop_over_beta():
         ({"order": 0}, ValueError, "`order` should be at least 1, got 0"),
         ({"order": 5}, ValueError, "`order` should be at most history - 1 = 4"),
         ({"order": "2"}, TypeError, "`order` should be a Python integer, got str '2'"),
-        ({"rate": "log"}, ValueError, '`rate` should be "absolute" or "relative", got \'log\''),
+        (
+            {"rate": "log"},
+            ValueError,
+            '`rate` should be one of "absolute", "relative", got \'log\'',
+        ),
         ({"every": 0}, ValueError, "`every` should be at least 1, got 0"),
         ({"eps": 0.0}, ValueError, "`eps` should be finite and > 0 in float32, got 0.0"),
         ({"beta": float("nan")}, ValueError, "`beta` should be finite in float32, got nan"),

@@ -1,0 +1,108 @@
+"""Weights from the value of each loss at the start."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from softadapt_optax._balance import Components, Weighting, balance, running_mean
+from softadapt_optax._checks import check_integer, check_number
+from softadapt_optax._realtime_loss import inverse_sizes
+
+
+class InitialLossState(NamedTuple):
+    """State of :func:`initial_loss`.
+
+    Attributes:
+      initial_losses: mean of the first losses, shape [K].
+      initial_counts: number of losses in each mean, at most ``steps``, shape [K], int32.
+    """
+
+    initial_losses: Float[Array, " K"]
+    initial_counts: Int[Array, " K"]
+
+
+def initial_loss(
+    num_losses: int,
+    steps: int = 1,
+    *,
+    weight_sum: ArrayLike | None = None,
+    priorities: PyTree | None = None,
+    every: int = 1,
+    eps: ArrayLike = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weights each loss by the inverse of its initial value.
+
+    .. math::
+
+      h = \sum_k \alpha_k \nabla f_k(x), \qquad
+      \alpha_k = \frac{1}{|\bar f_k|}, \quad
+      \bar f_k = \frac{1}{m} \sum_{t=1}^{m} f_k(x_t)
+
+    with m = ``steps``. It takes the units out of the losses: all count the same at the start.
+    Until m losses are seen their mean so far is used, afterwards the weights are constant.
+    With m = 1 they hang on the first batch alone; where the initial value is known,
+    :func:`prior_loss` does without.
+
+    ``updates`` are those of :func:`balance`.
+
+    Args:
+      num_losses: K, the number of losses, at least 1. Static.
+      steps: m, the number of steps in the mean (of records with ``every``), at least 1.
+        Static.
+      weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
+        structure of the losses (see :func:`balance`). Default: all 1.
+      every: record the mean of this many consecutive losses. Static.
+      eps: means of smaller size count as if they had this one, > 0.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of its range; also the errors of :func:`balance`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = optax.chain(sa.initial_loss(num_losses=2), optax.sgd(0.1))
+      >>> params = jnp.asarray(1.0)
+      >>> opt_state = tx.init(params)
+      >>> losses_fn = lambda x: {"fit": (x - 3.0) ** 2, "size": 8.0 * x**2}
+      >>> for _ in range(5):
+      ...     losses, grads = sa.value_and_component_grads(losses_fn)(params)
+      ...     updates, opt_state = tx.update(grads, opt_state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(sa.loss_weights(opt_state))  # 1 / 4 and 1 / 8, those of the first step
+      [0.25  0.125]
+
+    References:
+      Jianlin Su, *Multi-task learning, part 1: in the name of the loss* (in Chinese),
+      Scientific Spaces (kexue.fm), 2022, section on the initial state.
+    """
+    check_integer("steps", steps, at_least=1)
+    check_number("eps", eps, positive=True)
+
+    def init(num_losses: int) -> InitialLossState:
+        return InitialLossState(
+            initial_losses=jnp.zeros(num_losses, dtype=float),
+            initial_counts=jnp.zeros(num_losses, dtype=jnp.int32),
+        )
+
+    def update(
+        components: Components, state: InitialLossState
+    ) -> tuple[Float[Array, " K"], InitialLossState]:
+        counts = state.initial_counts + 1
+        means = running_mean(state.initial_losses, components.losses, counts)
+        means = jnp.where(counts <= steps, means, state.initial_losses)
+        new_state = InitialLossState(means, jnp.minimum(counts, steps))
+        return inverse_sizes(means, eps), new_state
+
+    return balance(
+        Weighting(init, update),
+        num_losses,
+        priorities=priorities,
+        weight_sum=weight_sum,
+        every=every,
+    )

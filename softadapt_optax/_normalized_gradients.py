@@ -1,0 +1,110 @@
+"""Weights that give each gradient the same norm."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._checks import check_number
+from softadapt_optax._gradnorm import first_seen, inverse_training_rates
+
+
+class NormalizedGradientsState(NamedTuple):
+    """State of :func:`normalized_gradients`.
+
+    Attributes:
+      initial_losses: the first loss of each component, shape [K]; zero until it is seen.
+    """
+
+    initial_losses: Float[Array, " K"]
+
+
+def normalized_gradients(
+    num_losses: int,
+    rate_exponent: ArrayLike = 0.0,
+    *,
+    shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
+    weight_sum: ArrayLike | None = None,
+    priorities: PyTree | None = None,
+    every: int = 1,
+    eps: ArrayLike = 1e-12,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gives each gradient the same norm, or one that grows with its training rate's inverse.
+
+    .. math::
+
+      h = \sum_k \alpha_k \nabla f_k(x), \qquad
+      \alpha_k = \frac{r_k^a}{\|\nabla f_k\|}, \quad
+      r_k = \frac{f_k / f_k(x_0)}{\frac{1}{K} \sum_\ell f_\ell / f_\ell(x_0)}
+
+    with a = ``rate_exponent``. It is where :func:`gradnorm` wants to go, reached at once
+    instead of by steps: for a = 0 the direction does not change when a loss is rescaled, nor
+    when a monotone function is applied to it. The norm of h does not go to zero at a minimum:
+    use an optimizer or a schedule that lets the step size fall.
+
+    ``updates`` are those of :func:`balance`.
+
+    Args:
+      num_losses: K, the number of losses, at least 1. Static.
+      rate_exponent: a; with a > 0 a loss that has fallen less than the others gets more.
+      shared: the parameters over which the norms are taken, such as the last shared layer: a
+        pytree of bools (the parameters' structure or a prefix of it) or a function of the
+        parameters that gives one. Default: all of them.
+      weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
+        structure of the losses (see :func:`balance`). Default: all 1.
+      every: weight by the mean of this many losses and the norms at the last of them, and hold
+        the weights in between. Static.
+      eps: > 0; gradients of a norm below it get weights that go to zero with their norm. A
+        gradient that vanishes gets weight 0.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of its range; also the errors of :func:`balance`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = optax.chain(sa.normalized_gradients(num_losses=2), optax.sgd(0.1))
+      >>> params = jnp.asarray(1.0)
+      >>> opt_state = tx.init(params)
+      >>> losses_fn = lambda x: {"fit": (x - 3.0) ** 2, "size": x**2}
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(params)
+      >>> updates, opt_state = tx.update(grads, opt_state, params)
+      >>> print(sa.loss_weights(opt_state))  # the gradients are -4 and 2
+      [0.25 0.5 ]
+
+    References:
+      Jianlin Su, *Multi-task learning, part 2: by the gradient* (in Chinese), Scientific
+      Spaces (kexue.fm), 2022. The rates are those of Chen et al. 2018, see :func:`gradnorm`.
+    """
+    check_number("rate_exponent", rate_exponent)
+    check_number("eps", eps, positive=True)
+
+    def init(num_losses: int) -> NormalizedGradientsState:
+        return NormalizedGradientsState(initial_losses=jnp.zeros(num_losses, dtype=float))
+
+    def update(
+        components: Components, state: NormalizedGradientsState
+    ) -> tuple[Float[Array, " K"], NormalizedGradientsState]:
+        initial_losses = first_seen(state.initial_losses, components.losses)
+        is_counted = components.priorities > 0
+        rates = inverse_training_rates(components.losses, initial_losses, is_counted)
+        norms = jnp.sqrt(components.squared_norms())
+        inverse_norms = norms / (norms**2 + jnp.asarray(eps, norms.dtype) ** 2)
+        weights = rates ** jnp.asarray(rate_exponent, rates.dtype) * inverse_norms
+        return weights, NormalizedGradientsState(initial_losses)
+
+    return balance(
+        Weighting(init, update),
+        num_losses,
+        priorities=priorities,
+        weight_sum=weight_sum,
+        every=every,
+        shared=shared,
+    )

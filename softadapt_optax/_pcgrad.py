@@ -1,0 +1,150 @@
+"""Gradient surgery: each gradient projected off those it conflicts with."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, UInt32
+
+from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._checks import check_choice, check_seed
+
+
+class PCGradState(NamedTuple):
+    """State of :func:`pcgrad`.
+
+    Attributes:
+      projection_key: data of the random key for the next order of projections, uint32.
+    """
+
+    projection_key: UInt32[Array, "..."]
+
+
+def projection_weights(
+    gramian: Float[Array, "K K"], orders: Int[Array, "K K"], counted: Bool[Array, " K"]
+) -> Float[Array, " K"]:
+    r"""Weights of the sum of the K projected gradients.
+
+    Row i of C holds the i-th projected gradient as a combination of the given ones, so that
+    its inner product with :math:`g_j` is :math:`(C G)_{ij}`; no gradient is touched.
+    """
+    size = gramian.shape[0]
+    squared_norms = jnp.diagonal(gramian)
+    takes_part = counted & (squared_norms > 0)
+    rows = jnp.arange(size)
+
+    def project(
+        coefficients: Float[Array, "K K"], j: Int[Array, " K"]
+    ) -> tuple[Float[Array, "K K"], None]:
+        products = jnp.sum(coefficients * gramian[j], axis=1)
+        is_conflict = takes_part[j] & (j != rows) & (products < 0)
+        shares = jnp.where(
+            is_conflict, -products / jnp.where(is_conflict, squared_norms[j], 1.0), 0.0
+        )
+        return coefficients + shares[:, None] * jax.nn.one_hot(j, size, dtype=gramian.dtype), None
+
+    start = jnp.diag(counted.astype(gramian.dtype))
+    coefficients, _ = jax.lax.scan(project, start, orders.T)
+    return jnp.sum(jnp.where(counted[:, None], coefficients, 0.0), axis=0)
+
+
+def random_orders(key: Array, size: int) -> Int[Array, "K K"]:
+    """A random order of ``range(size)`` in each of as many rows."""
+    # Sorting bits that carry their index is several times faster than `argsort`.
+    indices = jnp.broadcast_to(jnp.arange(size), (size, size))
+    return jax.lax.sort((jax.random.bits(key, (size, size)), indices), num_keys=1)[1]
+
+
+def pcgrad(
+    num_losses: int,
+    seed: ArrayLike = 0,
+    *,
+    reduction: Literal["sum", "mean"] = "sum",
+    shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
+    weight_sum: ArrayLike | None = None,
+    priorities: PyTree | None = None,
+    every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Projects each gradient off those it conflicts with (PCGrad, Yu et al. 2020).
+
+    For each i, :math:`g_i = \nabla f_i` goes through the other gradients in a random order
+    and loses what points against them,
+
+    .. math::
+
+      g_i \leftarrow g_i - \frac{\min(\langle g_i, g_j \rangle, 0)}{\|g_j\|^2} \, g_j,
+      \qquad h = \sum_i g_i.
+
+    The result is a combination :math:`h = \sum_k \alpha_k \nabla f_k` whose weights follow
+    from the Gramian, so that no projected gradient is ever formed. Without a conflict all
+    weights are 1: the plain sum.
+
+    ``updates`` are those of :func:`balance`.
+
+    Args:
+      num_losses: K, the number of losses, at least 1. Static.
+      seed: an integer, Python's or traced, that starts the random orders: a fresh one for each
+        gradient and step, from a key in the state.
+      reduction: ``"sum"`` of the projected gradients, as in the paper, or their ``"mean"``.
+      shared: the parameters that all losses share: a pytree of bools (the parameters'
+        structure or a prefix of it) or a function of the parameters that gives one. The
+        projections look at them alone; the others, such as heads, get the plain sum (times
+        ``priorities``). Default: all of them.
+      weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
+        structure of the losses (see :func:`balance`). They act after the projections. Default:
+        all 1.
+      every: find the weights once in this many steps, with the gradients of that step, and
+        hold them in between. Static.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of its range; also the errors of :func:`balance`.
+
+    Examples:
+      Gradients (1, 0) and (-1, 1) conflict; projected they are (1/2, 1/2) and (0, 1):
+
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = sa.pcgrad(num_losses=2)
+      >>> losses_fn = lambda x: (x[0], x[1] - x[0])
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(jnp.zeros(2))
+      >>> h, state = tx.update(grads, tx.init(None))
+      >>> print(h, sa.loss_weights(state))
+      [0.5 1.5] [2.  1.5]
+
+    References:
+      Yu, Kumar, Gupta, Levine, Hausman and Finn, `Gradient Surgery for Multi-Task Learning
+      <https://arxiv.org/abs/2001.06782>`_, 2020, Algorithm 1.
+    """
+    check_seed("seed", seed)
+    check_choice("reduction", reduction, ("sum", "mean"))
+
+    def init(num_losses: int) -> PCGradState:
+        del num_losses
+        return PCGradState(jax.random.key_data(jax.random.key(seed)))
+
+    def update(
+        components: Components, state: PCGradState
+    ) -> tuple[Float[Array, " K"], PCGradState]:
+        keys = jax.random.split(jax.random.wrap_key_data(state.projection_key))
+        is_counted = components.priorities > 0
+        orders = random_orders(keys[0], num_losses)
+        weights = projection_weights(components.gramian(), orders, is_counted)
+        if reduction == "mean":
+            weights = weights / jnp.maximum(jnp.sum(is_counted), 1)
+        return weights, PCGradState(jax.random.key_data(keys[1]))
+
+    return balance(
+        Weighting(init, update),
+        num_losses,
+        priorities=priorities,
+        weight_sum=weight_sum,
+        every=every,
+        shared=shared,
+        sum_outside=True,
+    )

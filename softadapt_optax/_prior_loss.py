@@ -1,0 +1,191 @@
+"""Weights from the loss that the best constant prediction has."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._checks import check_choice, check_factors, check_flag
+from softadapt_optax._components import as_component_array, check_names, component_names
+
+
+def prior_loss(
+    prior_losses: PyTree,
+    *,
+    weight_sum: ArrayLike | None = None,
+    priorities: PyTree | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weights each loss by the inverse of the loss that is had without learning.
+
+    .. math::
+
+      h = \sum_k \alpha_k \nabla f_k(x), \qquad \alpha_k = \frac{1}{f_k^{\text{prior}}}
+
+    where :math:`f_k^{\text{prior}}` is what a model reaches that knows the targets'
+    distribution and nothing of the inputs: see :func:`cross_entropy_prior` and
+    :func:`squared_error_prior`. The weights are constant and do not hang on the first batch,
+    as those of :func:`initial_loss` do.
+
+    ``updates`` are those of :func:`balance`.
+
+    Args:
+      prior_losses: :math:`f_k^{\text{prior}}` > 0: an array of shape [K], traced or not, or a
+        pytree of K numbers in the structure of the losses.
+      weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
+        structure of the losses (see :func:`balance`). Default: all 1.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      ValueError: ``prior_losses`` are not K finite numbers > 0; also the errors of
+        :func:`balance`.
+
+    Examples:
+      A head with three classes, of which one holds half of the examples, and a regression:
+
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> targets = jnp.asarray([9.0, 10.0, 12.0, 13.0])
+      >>> prior = {
+      ...     "class": sa.cross_entropy_prior([50, 25, 25]),
+      ...     "height": sa.squared_error_prior(targets),
+      ... }
+      >>> tx = optax.chain(sa.prior_loss(prior), optax.adam(1e-3))
+      >>> print(sa.loss_weights(tx.init(None)))  # 1 / (1.5 log 2) and 1 / 2.5
+      [0.9617967 0.4      ]
+
+    References:
+      Jianlin Su, *Multi-task learning, part 1: in the name of the loss* (in Chinese),
+      Scientific Spaces (kexue.fm), 2022, section on the prior state.
+    """
+    array = as_component_array(prior_losses, "prior_losses")
+    check_factors("prior_losses", prior_losses, array.size, positive=True)
+    names = component_names(prior_losses)
+    factors = 1.0 / array
+    if priorities is not None:
+        check_factors("priorities", priorities, array.size)
+        check_names("priorities", priorities, names)
+        factors = factors * as_component_array(priorities, "priorities")
+    if names is not None:
+        factors = jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(factors))
+
+    def init(num_losses: int) -> tuple[()]:
+        del num_losses
+        return ()
+
+    def update(components: Components, state: tuple[()]) -> tuple[Float[Array, " K"], tuple[()]]:
+        return jnp.ones_like(components.losses), state
+
+    return balance(Weighting(init, update), array.size, priorities=factors, weight_sum=weight_sum)
+
+
+def cross_entropy_prior(
+    class_counts: ArrayLike | Sequence[int | float], *, initial: bool = False
+) -> float:
+    r"""The cross entropy of a classifier that has learned nothing of its inputs.
+
+    For classes of frequencies :math:`p_c` it is their entropy,
+
+    .. math::
+
+      f^{\text{prior}} = -\sum_{c=1}^{C} p_c \log p_c,
+
+    what the best constant prediction reaches; at the start, when all C classes are predicted
+    alike, it is :math:`\log C`.
+
+    Args:
+      class_counts: counts or frequencies of the C classes, >= 0, shape [C], in any scale.
+      initial: whether to give the initial value, :math:`\log C`.
+
+    Returns:
+      The loss in nats, a number for :func:`prior_loss`.
+
+    Raises:
+      TypeError: ``class_counts`` are not numbers.
+      ValueError: ``class_counts`` are not of shape [C], negative, or all zero.
+
+    Examples:
+      >>> import softadapt_optax as sa
+      >>> print(f"{sa.cross_entropy_prior([90, 10]):.3f}")
+      0.325
+      >>> print(f"{sa.cross_entropy_prior([90, 10], initial=True):.3f}")  # log 2
+      0.693
+    """
+    check_flag("initial", initial)
+    counts = _data("class_counts", class_counts)
+    if (
+        counts.ndim != 1
+        or not np.all((counts >= 0) & np.isfinite(counts))
+        or not np.any(counts > 0)
+    ):
+        raise ValueError(
+            "`class_counts` should be counts or frequencies >= 0 of shape [classes], not all "
+            f"zero, got {class_counts}."
+        )
+    if initial:
+        return float(np.log(counts.size))
+    frequencies = counts[counts > 0] / counts.sum()
+    return float(-np.sum(frequencies * np.log(frequencies)))
+
+
+def squared_error_prior(
+    targets: ArrayLike | Sequence[int | float],
+    *,
+    initial: bool = False,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> float:
+    r"""The squared error of a regression that has learned nothing of its inputs.
+
+    It is the variance of the targets, what the best constant prediction reaches,
+
+    .. math::
+
+      f^{\text{prior}} = \mathbb{E}\, \|y - \mathbb{E}\, y\|^2,
+
+    or at the start, when a model predicts zero, their second moment
+    :math:`\mathbb{E}\, \|y\|^2`.
+
+    Args:
+      targets: the targets of the training set, shape [samples, ...].
+      initial: whether to give the initial value, the second moment.
+      reduction: whether the loss is the mean or the sum over the features of a sample, the
+        axes after the first. It is a mean over the samples.
+
+    Returns:
+      The loss in the square of the targets' unit, a number for :func:`prior_loss`.
+
+    Raises:
+      TypeError: ``targets`` are not numbers.
+      ValueError: there are no targets, some are not finite, or ``reduction`` is another.
+
+    Examples:
+      >>> import softadapt_optax as sa
+      >>> print(sa.squared_error_prior([9.0, 10.0, 12.0, 13.0]))
+      2.5
+      >>> print(sa.squared_error_prior([9.0, 10.0, 12.0, 13.0], initial=True))
+      123.5
+    """
+    check_flag("initial", initial)
+    check_choice("reduction", reduction, ("mean", "sum"))
+    array = _data("targets", targets)
+    if array.ndim == 0 or array.size == 0 or not np.all(np.isfinite(array)):
+        raise ValueError(
+            "`targets` should be finite numbers of shape [samples, ...], at least one, got shape "
+            f"{array.shape}."
+        )
+    errors = array if initial else array - np.mean(array, axis=0)
+    by_feature = np.mean(errors**2, axis=0)
+    return float(np.mean(by_feature) if reduction == "mean" else np.sum(by_feature))
+
+
+def _data(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise TypeError(f"`{name}` should be real numbers, got dtype {array.dtype}.")
+    return array.astype(np.float64)

@@ -1,0 +1,83 @@
+"""Weights from the current value of each loss."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._checks import check_number
+
+
+def inverse_sizes(losses: Float[Array, " K"], eps: ArrayLike) -> Float[Array, " K"]:
+    """``1 / |losses|``, of losses below ``eps`` as if they were ``eps``."""
+    return 1.0 / jnp.maximum(jnp.abs(losses), eps)
+
+
+def realtime_loss(
+    num_losses: int,
+    *,
+    weight_sum: ArrayLike | None = None,
+    priorities: PyTree | None = None,
+    every: int = 1,
+    eps: ArrayLike = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weights each loss by the inverse of its current value.
+
+    .. math::
+
+      h = \sum_k \alpha_k \nabla f_k(x), \qquad \alpha_k = \frac{1}{|f_k(x_t)|},
+
+    with the weight held constant in the differentiation, so that for positive losses
+    :math:`h = \sum_k \nabla \log f_k`: descent on their geometric mean. Its direction does
+    not change when a loss is rescaled; it does when a constant is added to one. A loss that
+    can come close to zero takes over, as its weight has no bound but 1 / ``eps``.
+
+    ``updates`` are those of :func:`balance`.
+
+    Args:
+      num_losses: K, the number of losses, at least 1. Static.
+      weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
+        structure of the losses (see :func:`balance`). Default: all 1.
+      every: weight by the mean of this many consecutive losses and hold the weights in
+        between. Static.
+      eps: losses of smaller size are weighted as if they had this one, > 0.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of its range; also the errors of :func:`balance`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = optax.chain(sa.realtime_loss(num_losses=2), optax.sgd(0.1))
+      >>> params = jnp.asarray(1.0)
+      >>> opt_state = tx.init(params)
+      >>> losses_fn = lambda x: {"fit": (x - 3.0) ** 2, "size": 8.0 * x**2}
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(params)
+      >>> updates, opt_state = tx.update(grads, opt_state, params)
+      >>> print(sa.loss_weights(opt_state))  # 1 / 4 and 1 / 8
+      [0.25  0.125]
+
+    References:
+      Jianlin Su, *Multi-task learning, part 1: in the name of the loss* (in Chinese),
+      Scientific Spaces (kexue.fm), 2022, section on the real-time state.
+    """
+    check_number("eps", eps, positive=True)
+
+    def init(num_losses: int) -> tuple[()]:
+        del num_losses
+        return ()
+
+    def update(components: Components, state: tuple[()]) -> tuple[Float[Array, " K"], tuple[()]]:
+        return inverse_sizes(components.losses, eps), state
+
+    return balance(
+        Weighting(init, update),
+        num_losses,
+        priorities=priorities,
+        weight_sum=weight_sum,
+        every=every,
+    )

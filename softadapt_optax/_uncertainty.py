@@ -1,0 +1,115 @@
+"""Weights from learned uncertainties."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._checks import check_choice, check_optimizer
+
+
+class UncertaintyState(NamedTuple):
+    """State of :func:`uncertainty`.
+
+    Attributes:
+      log_variances: the learned log sigma_k^2, shape [K].
+      variance_optimizer_state: state of the optimizer that learns them.
+    """
+
+    log_variances: Float[Array, " K"]
+    variance_optimizer_state: PyTree
+
+
+def uncertainty(
+    num_losses: int,
+    optimizer: optax.GradientTransformation | None = None,
+    *,
+    penalty: Literal["log", "log1p"] = "log",
+    weight_sum: ArrayLike | None = None,
+    priorities: PyTree | None = None,
+    every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weights each loss by its learned uncertainty (Kendall, Gal and Cipolla 2018).
+
+    Minimises, over the standard deviations :math:`\sigma_k` too,
+
+    .. math::
+
+      \sum_{k=1}^K \frac{1}{2 \sigma_k^2} f_k(x) + P(\sigma_k), \qquad
+      P(\sigma) = \log \sigma \quad \text{or} \quad \log(1 + \sigma^2),
+
+    so that :math:`h = \sum_k \alpha_k \nabla f_k` with :math:`\alpha_k = 1 / (2 \sigma_k^2)`.
+    What is learned, by an optimizer of its own inside the state, is
+    :math:`s_k = \log \sigma_k^2`, which keeps the weights positive. It starts at 0, all
+    weights at 1/2. With the penalty of the paper it comes to rest where
+    :math:`\sigma_k^2 = f_k`, weights :math:`1 / (2 f_k)`: where the losses change slowly it is
+    :func:`realtime_loss`, smoothed and halved.
+
+    It is made for non-negative losses, the mean squared error of a Gaussian likelihood above
+    all. With the paper's penalty the weight of a loss that goes to zero grows without bound,
+    and so does, exponentially, that of a negative loss.
+
+    ``updates`` are those of :func:`balance`.
+
+    Args:
+      num_losses: K, the number of losses, at least 1. Static.
+      optimizer: the Optax optimizer of :math:`s`. Default: ``optax.adam(1e-2)``.
+      penalty: ``"log"``, :math:`\log \sigma`, that of the paper; or ``"log1p"``,
+        :math:`\log(1 + \sigma^2)`, which is never negative, so that the objective is not
+        either; its weights rest at :math:`2 / (f_k + \sqrt{f_k^2 + 8 f_k})`, nearer to 1/2.
+      weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
+      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
+        structure of the losses (see :func:`balance`). Default: all 1.
+      every: step :math:`s` once in this many steps, with the mean of the losses. Static.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+      ValueError: an argument is out of its range; also the errors of :func:`balance`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = sa.uncertainty(num_losses=2, optimizer=optax.sgd(1.0))
+      >>> state = tx.init(None)
+      >>> for _ in range(200):  # losses that stay as they are
+      ...     _, state = tx.update(jnp.zeros(2), state, losses=jnp.asarray([2.0, 0.5]))
+      >>> print(sa.loss_weights(state))  # 1 / (2 * 2.0) and 1 / (2 * 0.5)
+      [0.25 1.  ]
+
+    References:
+      Kendall, Gal and Cipolla, `Multi-Task Learning Using Uncertainty to Weigh Losses for
+      Scene Geometry and Semantics <https://arxiv.org/abs/1705.07115>`_, 2018, Eq. 7. Liebel and
+      Körner, `Auxiliary Tasks in Multi-task Learning <https://arxiv.org/abs/1805.06334>`_,
+      2018, for the penalty that is never negative.
+    """
+    optimizer = optax.adam(1e-2) if optimizer is None else optimizer
+    check_optimizer("optimizer", optimizer)
+    check_choice("penalty", penalty, ("log", "log1p"))
+
+    def init(num_losses: int) -> UncertaintyState:
+        log_variances = jnp.zeros(num_losses, dtype=float)
+        return UncertaintyState(log_variances, optimizer.init(log_variances))
+
+    def update(
+        components: Components, state: UncertaintyState
+    ) -> tuple[Float[Array, " K"], UncertaintyState]:
+        s = state.log_variances
+        weights = 0.5 * jnp.exp(-s)
+        penalty_slopes = 0.5 if penalty == "log" else jax.nn.sigmoid(s)
+        slopes = penalty_slopes - weights * components.losses
+        slopes = jnp.where(components.priorities > 0, slopes, 0.0)
+        steps, optimizer_state = optimizer.update(slopes, state.variance_optimizer_state, s)
+        return weights, UncertaintyState(optax.apply_updates(s, steps), optimizer_state)
+
+    return balance(
+        Weighting(init, update),
+        num_losses,
+        priorities=priorities,
+        weight_sum=weight_sum,
+        every=every,
+    )

@@ -1,0 +1,103 @@
+"""Weights from gradient norms: `gradnorm` and `normalized_gradients`."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracle
+import pytest
+from helpers import unchecked, weights_of_steps
+
+import softadapt_optax as sa
+
+RNG = np.random.default_rng(0)
+TRAJECTORY = RNG.uniform(0.5, 2.0, (10, 3))
+GRADIENTS = RNG.normal(size=(10, 3, 6)) * [[[1.0], [5.0], [0.2]]]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
+def test_gradnorm_agrees_with_the_oracle(alpha):
+    tx = sa.gradnorm(3, alpha, optax.sgd(0.02))
+    expected = oracle.gradnorm_weights(TRAJECTORY, GRADIENTS, 0.02, alpha)
+    assert np.ptp(expected, axis=0).min() > 0.05
+    np.testing.assert_allclose(weights_of_steps(tx, TRAJECTORY, GRADIENTS), expected, rtol=1e-4)
+
+
+def test_gradnorm_levels_the_norms():
+    steps = 600
+    gradients = np.broadcast_to(GRADIENTS[0], (steps, 3, 6))
+    losses = np.ones((steps, 3))
+    weights = np.asarray(weights_of_steps(sa.gradnorm(3), losses, gradients))
+    norms = weights[-1] * np.linalg.norm(GRADIENTS[0], axis=1)
+    np.testing.assert_allclose(norms / norms.mean(), 1.0, atol=0.1)
+    np.testing.assert_allclose(weights.sum(axis=1), 3.0, rtol=1e-5)
+    assert (weights > 0).all()
+
+
+def test_a_slow_loss_gets_a_larger_gradient():
+    """The sign of the exponent: the first loss stays, the second falls."""
+    steps = 400
+    losses = np.stack([np.ones(steps), 0.995 ** np.arange(steps)], axis=1)
+    gradients = np.broadcast_to(np.eye(2), (steps, 2, 2))
+    weights = weights_of_steps(sa.gradnorm(2, 1.5), losses, gradients)
+    left = losses[-1] / losses[-1].mean()
+    np.testing.assert_allclose(
+        weights[-1][0] / weights[-1][1], (left[0] / left[1]) ** 1.5, rtol=0.1
+    )
+    against = weights_of_steps(sa.normalized_gradients(2, 1.5), losses, gradients)
+    np.testing.assert_allclose(against[-1], left**1.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, -0.5])
+def test_normalized_gradients_agree_with_the_oracle(exponent):
+    weights = weights_of_steps(sa.normalized_gradients(3, exponent), TRAJECTORY, GRADIENTS)
+    rates = [oracle.inverse_training_rates(losses, TRAJECTORY[0]) for losses in TRAJECTORY]
+    wanted = np.array(rates) ** exponent / np.linalg.norm(GRADIENTS, axis=-1)
+    np.testing.assert_allclose(weights, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_normalized_gradients_of_norms_far_apart(scale):
+    gradients = GRADIENTS * [[[scale], [1.0], [1 / scale]]]
+    h = sa.normalized_gradients(3)
+    for losses, vectors in zip(TRAJECTORY[:3], gradients[:3], strict=True):
+        stacked = jnp.asarray(vectors, jnp.float32)
+        combined, _ = h.update(stacked, h.init(None), losses=jnp.asarray(losses))
+        wanted = (vectors / np.linalg.norm(vectors, axis=1)[:, None]).sum(axis=0)
+        np.testing.assert_allclose(combined, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_that_vanishes_takes_no_weight_from_the_others():
+    gradients = GRADIENTS[:2].copy()
+    gradients[:, 1] = 0.0
+    weights = np.asarray(
+        weights_of_steps(sa.normalized_gradients(3, weight_sum=1.0), TRAJECTORY[:2], gradients)
+    )
+    np.testing.assert_array_equal(weights[:, 1], 0.0)
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-6)
+    levelled = weights_of_steps(sa.gradnorm(3), TRAJECTORY[:2], gradients)
+    assert jnp.all(jnp.isfinite(levelled))
+    assert jnp.all(levelled > 0)
+
+
+@pytest.mark.parametrize("factory", [sa.gradnorm, sa.normalized_gradients])
+def test_a_loss_that_starts_at_zero(factory):
+    losses = np.array([[0.0, 1.0], [0.0, 1.0], [0.5, 0.9], [0.4, 0.8]])
+    weights = weights_of_steps(factory(2, 1.0), losses, np.broadcast_to(np.eye(2), (4, 2, 2)))
+    assert jnp.all(jnp.isfinite(weights))
+    assert jnp.all(weights >= 0)
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "error", "message"),
+    [
+        (sa.gradnorm, {"alpha": float("nan")}, ValueError, "`alpha` should be finite in float32"),
+        (sa.gradnorm, {"optimizer": 3}, TypeError, "`optimizer` should be an Optax optimizer"),
+        (sa.gradnorm, {"shared": {"w": False}}, ValueError, "`shared` should select at least one"),
+        (sa.normalized_gradients, {"rate_exponent": "1"}, TypeError, "`rate_exponent` should be a"),
+        (sa.normalized_gradients, {"eps": 0}, ValueError, "`eps` should be finite and > 0"),
+    ],
+)
+def test_wrong_options_are_named(factory, options, error, message):
+    with pytest.raises(error, match=message):
+        tx = unchecked(factory)(2, **options)
+        tx.update(jnp.zeros((2, 3)), tx.init(None), losses=[1.0, 2.0])
