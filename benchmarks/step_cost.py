@@ -1,8 +1,8 @@
-"""What does a training step with SoftAdapt cost, next to the same step on the summed loss?
+"""What does a training step with balanced losses cost, next to the same step on their sum?
 
-    python benchmarks/step_cost.py [--rounds 80] [--out step_cost.json]
+    python benchmarks/step_cost.py [--rounds 40] [--out step_cost.json]
 
-The report in the README is `benchmarks/step_cost.json`.
+It takes about eight minutes. The report in the README is `benchmarks/step_cost.json`.
 
 Every case is compiled twice on the summed loss ("plain", and "plain again", which shows the
 noise of this machine) and once with each weighting. The programs take turns in one process;
@@ -45,6 +45,7 @@ class Case(NamedTuple):
     batch: Any
     num_losses: int
     scan_steps: int  # steps in one compiled call
+    shared: Any = None  # the parameters that gradient methods look at
 
 
 def _dense_layers(key: jax.Array, sizes: list[int]) -> list[jax.Array]:
@@ -75,6 +76,27 @@ def mlp_case() -> Case:
 
     layers = _dense_layers(jax.random.key(0), [512, 512, 512, 512, 512])
     return Case("MLP 4 x 512, batch 512", losses_fn, layers, jnp.ones((512, 512)), 4, 1)
+
+
+def heads_case() -> Case:
+    """Compute-bound: a trunk of two layers and a head of two layers for each of four losses."""
+
+    def losses_fn(params, batch):
+        features = jnp.tanh(_forward(params["trunk"], batch))
+        return {
+            name: jnp.mean((_forward(head, features) - 1.0) ** 2)
+            for name, head in params["heads"].items()
+        }
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    params = {
+        "trunk": _dense_layers(keys[0], [512, 512, 512]),
+        "heads": {f"head {k}": _dense_layers(keys[k], [512, 256, 1]) for k in range(1, 5)},
+    }
+    shared = {"trunk": True, "heads": False}
+    return Case(
+        "Trunk and 4 heads, batch 512", losses_fn, params, jnp.ones((512, 512)), 4, 1, shared
+    )
 
 
 def autoencoder_case() -> Case:
@@ -148,6 +170,25 @@ def weighted_step(case: Case, weighting: optax.GradientTransformation) -> tuple[
     return step, tx.init(case.params)
 
 
+def weightings(k: int, shared: Any) -> dict[str, optax.GradientTransformationExtraArgs]:
+    return {
+        "fixed_weights": sa.fixed_weights([1.0] * k),
+        "softadapt": sa.softadapt(k),
+        "softadapt, all options": sa.softadapt(
+            k, rate="relative", normalized=True, loss_weighted=True
+        ),
+        "initial_loss": sa.initial_loss(k),
+        "realtime_loss": sa.realtime_loss(k),
+        "uncertainty": sa.uncertainty(k),
+        "learned_weights": sa.learned_weights(k),
+        "gradnorm": sa.gradnorm(k, shared=shared),
+        "normalized_gradients": sa.normalized_gradients(k, shared=shared),
+        "pcgrad": sa.pcgrad(k, shared=shared),
+        "mgda": sa.mgda(k, shared=shared),
+        "mgda, every=100": sa.mgda(k, shared=shared, every=100),
+    }
+
+
 class Program:
     """A compiled step, or scan of steps, that carries its own training state."""
 
@@ -176,17 +217,11 @@ class Program:
 
 def measure(case: Case, rounds: int, advance: Callable[[], None]) -> list[dict[str, Any]]:
     k = case.num_losses
-    steps = {
-        "plain": plain_step(case),
-        "plain again": plain_step(case),
-        "fixed_weights": weighted_step(case, sa.fixed_weights([1.0] * k)),
-        "softadapt": weighted_step(case, sa.softadapt(k)),
-        "softadapt, all options": weighted_step(
-            case, sa.softadapt(k, rate="relative", normalized=True, loss_weighted=True)
-        ),
-    }
+    steps = {"plain": plain_step(case), "plain again": plain_step(case)}
+    for name, weighting in weightings(k, case.shared).items():
+        steps[name] = weighted_step(case, weighting)
     programs = {name: Program(case, *step) for name, step in steps.items()}
-    calls = max(1, round(0.1 / programs["plain"].seconds(2) * 2))
+    calls = max(1, round(0.05 / programs["plain"].seconds(2) * 2))
     times: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(rounds):
         order = list(programs) if turn % 2 else list(reversed(programs))
@@ -213,23 +248,51 @@ def measure(case: Case, rounds: int, advance: Callable[[], None]) -> list[dict[s
     return rows
 
 
+def microseconds(step: Callable, state: Any, inputs: Any, rounds: int) -> float:
+    """The median time of one step inside a scan over inputs."""
+    run = jax.jit(lambda state, inputs: jax.lax.scan(step, state, inputs))
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(run(state, inputs))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) / len(jax.tree.leaves(inputs)[0]) * 1e6  # one compiles
+
+
 def update_alone(rounds: int, num_losses: int = 4, steps: int = 10_000) -> float:
-    """Microseconds for one update of the weights and the state, inside a scan."""
+    """Microseconds for one update of the weights and the state of `softadapt`."""
     tx = sa.softadapt(num_losses, loss_weighted=True)
-    trajectory = 1 + jax.random.uniform(jax.random.key(0), (steps, num_losses))
 
     def step(state, losses):
         _, state = tx.update(jnp.zeros(num_losses), state, losses=losses)
         return state, sa.loss_weights(state)
 
-    run = jax.jit(lambda state: jax.lax.scan(step, state, trajectory))
-    state = tx.init(None)
-    times = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(run(state))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) / steps * 1e6  # the first compiles
+    trajectory = 1 + jax.random.uniform(jax.random.key(0), (steps, num_losses))
+    return microseconds(step, tx.init(None), trajectory, rounds)
+
+
+def solvers_alone(rounds: int, steps: int = 2000) -> dict[str, dict[int, float]]:
+    """Microseconds for the weights from a Gramian, those of vectors nearly on one line.
+
+    As a method sees it, with state and checks. The gradients have 16 entries, so that the
+    Gramian itself adds little.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for name, factory in (("mgda", sa.mgda), ("pcgrad", sa.pcgrad)):
+        found[name] = {}
+        for k in (2, 4, 8, 16):
+            keys = jax.random.split(jax.random.key(k), 3)
+            common = jax.random.normal(keys[0], (steps, 1, 16))
+            signs = jax.random.rademacher(keys[1], (steps, k, 1), jnp.float32)
+            stacked = signs * (common + 0.3 * jax.random.normal(keys[2], (steps, k, 16)))
+            tx = factory(k)
+
+            def step(state, stacked, tx=tx, k=k):
+                _, state = tx.update(stacked, state, losses=jnp.ones(k))
+                return state, sa.loss_weights(state)
+
+            found[name][k] = microseconds(step, tx.init(None), stacked, rounds)
+    return found
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -248,7 +311,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['microseconds']:.1f}",
             f"{row['flop_ratio']:.4f}",
             f"{row['temp_bytes'] / 1024:.1f} KiB",
-            end_section=row["step"].endswith("options"),
+            end_section=row["step"].endswith("every=100"),
         )
         previous = row["case"]
     rich.console.Console(width=max(120, rich.console.Console().width)).print(table)
@@ -256,9 +319,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Time, flops and memory of a SoftAdapt step against the plain summed loss."
+        description="Time, flops and memory of a balanced step against the plain summed loss."
     )
-    parser.add_argument("--rounds", type=int, default=80, help="turns of each program, > 1 (80)")
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each program, > 1 (40)")
     parser.add_argument(
         "--out",
         type=pathlib.Path,
@@ -268,14 +331,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error(f"--rounds should be at least 2, got {args.rounds}")
-    cases = [mlp_case(), autoencoder_case(), tiny_case(), own_batches_case()]
+    cases = [mlp_case(), heads_case(), autoencoder_case(), tiny_case(), own_batches_case()]
     rows = []
     with rich.progress.Progress() as progress:
         task = progress.add_task("Measuring", total=len(cases) * args.rounds)
         for case in cases:
             progress.update(task, description=case.name)
             rows += measure(case, args.rounds, lambda: progress.advance(task))
-    update = update_alone(args.rounds)
+    with rich.console.Console().status("The weights alone"):
+        update = update_alone(args.rounds)
+        solvers = solvers_alone(args.rounds)
     machine = {
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
@@ -287,8 +352,16 @@ def main() -> None:
     }
     show(rows)
     print(f"Weights and state alone, K=4, in a scan: {update:.2f} microseconds a step")
+    for name, by_size in solvers.items():
+        figures = ", ".join(f"K={k}: {value:.1f}" for k, value in by_size.items())
+        print(f"Weights of {name} alone, microseconds a step: {figures}")
     print(json.dumps(machine))
-    report = {"machine": machine, "rounds": args.rounds, "update_microseconds": update}
+    report = {
+        "machine": machine,
+        "rounds": args.rounds,
+        "update_microseconds": update,
+        "solver_microseconds": solvers,
+    }
     args.out.write_text(json.dumps(report | {"rows": rows}, indent=1) + "\n")
     print(f"Wrote {args.out}")
 

@@ -1,20 +1,21 @@
 """Grid search over loss weights, the other answer to "which coefficients?".
 
     python examples/weight_grid_search.py [--losses 3] [--resolution 12] [--epochs 200] [--seed 0]
+                                          [--out weight_grid_search.png] [--quick]
 
 One model for each point of a grid on the simplex of weights (w >= 0, sum 1) is trained in a single
 compiled program: `jax.vmap` over `sa.fixed_weights(weights)`. The methods that set the weights by
 themselves then train one model each, in the same training step, with another weighting in it.
 
-The network has a trunk of 8 units and three linear heads on it. Their losses, in nats, in pixels
-squared summed over the image, and in pixels of ink squared, compete for the 8 units:
+The network has a trunk of 8 units and a linear head for each task. The losses, of different units,
+compete for the trunk:
 
-- digit: the cross entropy of the ten classes;
-- image: the squared error of the image's reconstruction;
+- digit: the cross entropy of the ten classes, in nats;
+- image: the squared error of the image's reconstruction, summed over the pixels;
 - mass: the squared error of the stroke's mass, which is the sum of the pixels.
 
-They start within a factor of ten of each other. With losses that are orders of magnitude apart the
-best point would hide in a corner: divide each by its prior loss before a grid is laid.
+They start within about a factor of ten of each other. Of losses that are orders of magnitude apart
+the best weights would hide in a corner of the grid: divide each by its prior loss before.
 
 Models are compared by the skill they lose, a figure that does not depend on the weights. A task's
 error (the share of wrong digits, the two squared errors) is placed between two references: 0% is
@@ -24,9 +25,12 @@ mean over them, lower is better, and below 0% the tasks help each other. The bes
 chosen on validation digits; the test digits have no part in the choice.
 
 Split, batch order, initialisation and learning rate are the same for all. The optimizer is Adam,
-to which the scale of the weights does not matter: the mean weights of a method are those of
-each step, divided by their sum. Nor do the heads feel the weights, as each has a loss of its own;
-a head with weight 0 is never trained.
+to which the scale of the weights does not matter; the mean weights of a method are therefore taken
+of each step's weights over their sum. For the same reason the heads hardly feel the weights, as
+each has a loss of its own, but a head with weight 0 is never trained: the sides of the triangle.
+Methods that look at gradients look at those of the trunk (`shared`). All have their default options
+but for SoftAdapt's `loss_weighted` and the temperature of the learned weights, the largest prior
+loss.
 
 It prints a table and saves a picture. The data, 1797 digits of 8 x 8 pixels, ship inside
 scikit-learn.
@@ -120,7 +124,7 @@ def load_digits(tasks: tuple[str, ...], seed: int) -> Splits:
     order = np.random.default_rng(seed).permutation(len(data.data))
     images = (data.data[order] / 16.0).astype(np.float32)
     mass = images.sum(axis=-1, keepdims=True)
-    mass -= mass[:NUM_TRAINING].mean()  # spares the head to learn the mean
+    mass -= mass[:NUM_TRAINING].mean()  # spares the head learning the mean
     targets = {"digit": data.target[order], "image": images, "mass": mass}
     bounds = (0, NUM_TRAINING, NUM_TRAINING + NUM_VALIDATION, len(images))
     return Splits(
@@ -193,6 +197,22 @@ def skill_lost(errors: np.ndarray, references: References) -> np.ndarray:
     return (errors - references.alone) / (references.constant - references.alone)
 
 
+def alone_errors(errors: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Of errors of shape [points, K] those of each task at its own corner, shape [K]."""
+    return np.diagonal(errors[np.argmax(points, axis=0)])
+
+
+def references_of(
+    grid_errors: np.ndarray, points: np.ndarray, training: Digits, digits: Digits
+) -> References:
+    return References(alone_errors(grid_errors, points), constant_errors(training, digits))
+
+
+def are_apart(references: References) -> bool:
+    """Whether each model trained for one task has learned something of it."""
+    return bool(np.all(references.alone < references.constant))
+
+
 # Training.
 
 
@@ -209,7 +229,6 @@ def methods(training: Digits, seed: int) -> dict[str, optax.GradientTransformati
         "realtime_loss": sa.realtime_loss(num_losses),
         "initial_loss": sa.initial_loss(num_losses),
         "prior_loss": sa.prior_loss(priors),
-        # The temperature is in units of the losses.
         "learned_weights": sa.learned_weights(num_losses, temperature=max(priors.values())),
         "gradnorm": sa.gradnorm(num_losses, shared=trunk),
         "normalized_gradients": sa.normalized_gradients(num_losses, shared=trunk),
@@ -280,15 +299,14 @@ def train_grid(
         ),
         donate_argnums=1,
     )
-    constant = constant_errors(splits.training, splits.validation)
     bar_task = bar.add_task(f"compiling {len(points)} grid points", total=len(epochs))
 
     def report(params: Any, weights: jax.Array) -> None:
         del weights
         errors = np.asarray(errors_of_grid(params, splits.validation))
-        references = References(alone_errors(errors, points), constant)
-        live = "no task learned yet"
-        if np.all(references.alone < references.constant):
+        references = references_of(errors, points, splits.training, splits.validation)
+        live = "not all tasks learned yet"
+        if are_apart(references):
             losts = skill_lost(errors, references).mean(axis=-1)
             live = f"best {losts.min():.1%} at {written(points[np.argmin(losts)])}"
         bar.update(bar_task, advance=1, description=f"{len(points)} grid points, {live}")
@@ -308,17 +326,17 @@ def train_methods(
 ) -> dict[str, tuple[Any, np.ndarray]]:
     """Parameters and mean weights by method."""
     bar_task = bar.add_task("methods", total=len(weightings) * len(epochs))
+
+    def report(name: str, params: Any, weights: jax.Array) -> None:
+        del params
+        bar.update(bar_task, advance=1, description=f"{name}, weights {written(weights)}")
+
     trained = {}
     for name, weighting in weightings.items():
         bar.update(bar_task, description=f"compiling {name}")
-
-        def report(params: Any, weights: jax.Array, name: str = name) -> None:
-            del params
-            bar.update(bar_task, advance=1, description=f"{name}, weights {written(weights)}")
-
         epoch = jax.jit(functools.partial(train_epoch, weighting))
         carry = (params, optimizer(weighting).init(params))
-        trained[name] = train(epoch, carry, digits, epochs, report=report)
+        trained[name] = train(epoch, carry, digits, epochs, report=functools.partial(report, name))
     bar.update(bar_task, description=f"{len(weightings)} methods")
     return trained
 
@@ -328,6 +346,11 @@ def simplex_grid(num_losses: int, resolution: int) -> np.ndarray:
     counts = itertools.product(range(resolution + 1), repeat=num_losses)
     points = [point for point in counts if sum(point) == resolution]
     return np.asarray(points, dtype=np.float32) / resolution
+
+
+def are_equal(points: np.ndarray) -> np.ndarray:
+    """Whether the weights of each point are equal, shape [points]."""
+    return np.all(np.isclose(points, 1 / points.shape[-1]), axis=-1)
 
 
 def epochs_of_batches(num_epochs: int, seed: int) -> list[np.ndarray]:
@@ -347,9 +370,26 @@ class Result(NamedTuple):
     test: np.ndarray
 
 
-def alone_errors(errors: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Of errors of shape [points, K] those of each task at its own corner, shape [K]."""
-    return np.diagonal(errors[np.argmax(points, axis=0)])
+def results_of_grid(points: np.ndarray, validation: np.ndarray, test: np.ndarray) -> list[Result]:
+    """The best point on validation and, if it is on the grid, that of equal weights."""
+    chosen = {"best grid point": np.argmin(validation.mean(axis=-1))}
+    if np.any(are_equal(points)):
+        chosen["equal weights"] = np.argmax(are_equal(points))
+    return [Result(name, points[i], validation[i], test[i]) for name, i in chosen.items()]
+
+
+def result_of_method(
+    name: str,
+    params: Any,
+    weights: np.ndarray,
+    held_out: Sequence[Digits],
+    references: Sequence[References],
+) -> Result:
+    validation, test = (
+        skill_lost(np.asarray(errors_fn(params, digits)), reference)
+        for digits, reference in zip(held_out, references, strict=True)
+    )
+    return Result(name, weights, validation, test)
 
 
 def written(weights: np.ndarray) -> str:
@@ -362,12 +402,8 @@ def new_table(title: str) -> rich.table.Table:
     )
 
 
-def show(
-    results: list[Result],
-    tasks: tuple[str, ...],
-    num_points: int,
-    references: References,
-    console: rich.console.Console,
+def show_skill(
+    results: list[Result], tasks: tuple[str, ...], console: rich.console.Console
 ) -> None:
     table = new_table("Skill lost: the mean over the tasks, and each on the test digits")
     for column in ("weighting", "mean weights", "validation", "test", *tasks):
@@ -377,24 +413,30 @@ def show(
         percentages = [f"{figure:.1%}" for figure in figures]
         table.add_row(result.name, written(result.weights), *percentages)
     console.print(table)
-    scale = new_table("The scale: errors on the test digits")
-    for column in ("", *(f"{task} ({ERROR_NAMES[task]})" for task in tasks)):
-        scale.add_column(column, justify="right" if column else "left")
-    for name, errors in {
-        "0%: model for this task alone": references.alone,
-        "100%: best constant": references.constant,
-    }.items():
-        scale.add_row(name, *(f"{error:.2g}" for error in errors))
-    console.print(scale)
-    best, others = results[0], results[1:]
+
+
+def show_scale(
+    references: References, tasks: tuple[str, ...], console: rich.console.Console
+) -> None:
+    table = new_table("The scale: errors on the test digits")
+    table.add_column()
+    for task in tasks:
+        table.add_column(f"{task} ({ERROR_NAMES[task]})", justify="right")
+    rows = {"0%: trained alone": references.alone, "100%: best constant": references.constant}
+    for name, errors in rows.items():
+        table.add_row(name, *(f"{error:.2g}" for error in errors))
+    console.print(table)
+
+
+def show_comparison(
+    best: Result, others: list[Result], num_points: int, console: rich.console.Console
+) -> None:
     better = [r.name for r in others if r.test.mean() < best.test.mean()]
     not_better = [r.name for r in others if r.test.mean() >= best.test.mean()]
-    console.print(f"Better than the best grid point on the test: {', '.join(better) or 'none'}.")
+    console.print(f"Better on the test than the best grid point: {', '.join(better) or 'none'}.")
     console.print(f"Not better: {', '.join(not_better) or 'none'}.")
-    console.print(
-        f"The search trained {num_points} models, each method one. "
-        "One seed and one split: an illustration, not a ranking."
-    )
+    console.print(f"The search trained {num_points} models, each method one.")
+    console.print("One seed and one split: an illustration, not a ranking.")
 
 
 # The picture.
@@ -402,18 +444,18 @@ def show(
 MARKERS = ("*", "o", "s", "^", "v", "<", ">", "D", "P", "X", "p", "d")  # the star is the best
 METRIC_LABEL = "skill lost on the validation digits, mean over the tasks (lower is better)"
 CORNERS = np.asarray([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
-
-
 HALO = (
     matplotlib.patheffects.Stroke(linewidth=4, foreground="white"),
     matplotlib.patheffects.Normal(),
 )
 
 
-def mark(axes: plt.Axes, position: Sequence[float], marker: str, colour: Any, result: Result):
+def mark(
+    axes: plt.Axes, position: Sequence[float], marker: str, colour: Any, result: Result
+) -> None:
     axes.scatter(
         *position,
-        s=300 if marker == "*" else 90,
+        s=450 if marker == "*" else 90,
         marker=marker,
         color=colour,
         edgecolors="black",
@@ -450,7 +492,7 @@ def draw_sides(axes: plt.Axes, tasks: tuple[str, ...]) -> None:
         )
         centre = CORNERS.mean(axis=0)
         axes.text(
-            *(CORNERS[k] + 0.06 * (CORNERS[k] - centre) / np.linalg.norm(CORNERS[k] - centre)),
+            *(CORNERS[k] + 0.03 * (CORNERS[k] - centre) / np.linalg.norm(CORNERS[k] - centre)),
             f"{task}\nalone",
             ha="center",
             va="bottom" if k == 2 else "top",
@@ -467,12 +509,18 @@ def draw_triangle(
 ) -> plt.Figure:
     """One cell for each grid point, coloured as the methods' markers are."""
     figure, axes = plt.subplots(figsize=(11, 8), layout="constrained")
-    colours = plt.Normalize(losts.min(), losts[np.all(points > 0, axis=-1)].max())
+    lowest = min(result.validation.mean() for result in results)
+    colours = plt.Normalize(lowest, losts[np.all(points > 0, axis=-1)].max())
     colormap = plt.get_cmap("viridis_r")
     angles = np.radians(30 + 60 * np.arange(6))
     hexagon = np.stack([np.cos(angles), np.sin(angles)], axis=-1) / (resolution * 3**0.5)
     cells = matplotlib.collections.PolyCollection(
-        (points @ CORNERS)[:, None] + hexagon, array=losts, cmap=colormap, norm=colours, lw=0
+        (points @ CORNERS)[:, None] + hexagon,
+        array=losts,
+        cmap=colormap,
+        norm=colours,
+        lw=0.4,
+        edgecolors="face",
     )
     axes.add_collection(cells)
     cells.set_clip_path(matplotlib.patches.Polygon(CORNERS, transform=axes.transData))
@@ -482,13 +530,14 @@ def draw_triangle(
         mark(axes, result.weights @ CORNERS, marker, colour, result)
     axes.set(
         xlim=(-0.1, 1.1),
-        ylim=(-0.14, 0.98),
+        ylim=(-0.14, 0.99),
         aspect="equal",
-        title="The cells: models with fixed weights. The markers: methods at their mean weights.",
+        title="Cells: models with fixed weights.\n"
+        "Markers: methods at their mean weights, in the colour of their own result.",
     )
     axes.set_axis_off()
     figure.colorbar(
-        cells, extend="max", location="bottom", shrink=0.8, format="{x:.0%}", label=METRIC_LABEL
+        cells, extend="max", location="bottom", shrink=0.8, format="{x:.1%}", label=METRIC_LABEL
     )
     return figure
 
@@ -510,7 +559,7 @@ def draw_curve(
         xlim=(0, 1),
         xlabel=f"weight of the {tasks[0]} loss; that of the {tasks[1]} loss is the rest",
         ylabel=METRIC_LABEL,
-        title="The line: models with fixed weights. The markers: methods at their mean weights.",
+        title="Line: models with fixed weights. Markers: methods at their mean weights.",
     )
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
@@ -562,11 +611,8 @@ def parse_arguments() -> argparse.Namespace:
         args.resolution = 4 if args.quick else {2: 24, 3: 12}[args.losses]
     if args.epochs is None:
         args.epochs = 20 if args.quick else 200
-    if args.resolution < args.losses:
-        parser.error(
-            "--resolution should be at least the number of losses, so that a point has no weight "
-            f"0, got {args.resolution}"
-        )
+    if args.resolution < 4:
+        parser.error(f"--resolution should be at least 4, got {args.resolution}")
     if args.epochs < 1:
         parser.error(f"--epochs should be at least 1, got {args.epochs}")
     if args.seed < 0:
@@ -582,13 +628,14 @@ def main() -> None:
     tasks = TASKS[: args.losses]
     splits = load_digits(tasks, args.seed)
     points = simplex_grid(args.losses, args.resolution)
-    is_equal = np.all(np.isclose(points, 1 / args.losses), axis=-1)
     weightings = methods(splits.training, args.seed)
-    if not np.any(is_equal):
+    if not np.any(are_equal(points)):
         equal = sa.fixed_weights(np.full(args.losses, 1 / args.losses))
         weightings = {"equal weights": equal, **weightings}
     epochs = epochs_of_batches(args.epochs, args.seed)
-    params = network(splits.training).init(jax.random.key(args.seed), splits.training.images[:1])
+    params = jax.jit(network(splits.training).init)(
+        jax.random.key(args.seed), splits.training.images[:1]
+    )
 
     console.print(f"Weights in the order {', '.join(tasks)}; the grid trains first.")
     columns = (
@@ -599,39 +646,30 @@ def main() -> None:
     )
     with rich.progress.Progress(*columns, console=console) as bar:
         grid_params = train_grid(points, params, splits, epochs, bar)
+        held_out = (splits.validation, splits.test)
+        grid_errors = [np.asarray(errors_of_grid(grid_params, digits)) for digits in held_out]
+        references = [
+            references_of(errors, points, splits.training, digits)
+            for errors, digits in zip(grid_errors, held_out, strict=True)
+        ]
+        if not all(map(are_apart, references)):
+            raise SystemExit(
+                f"--epochs {args.epochs} is too few: a model trained for one task alone is no "
+                "better than a constant, which leaves nothing to compare with."
+            )
         trained = train_methods(weightings, params, splits.training, epochs, bar)
 
-    held_out = (splits.validation, splits.test)
-    grid_errors = [np.asarray(errors_of_grid(grid_params, digits)) for digits in held_out]
-    references = [
-        References(alone_errors(errors, points), constant_errors(splits.training, digits))
-        for errors, digits in zip(grid_errors, held_out, strict=True)
-    ]
-    if any(np.any(reference.alone >= reference.constant) for reference in references):
-        raise SystemExit(
-            f"After {args.epochs} epochs a model trained for one task alone is no better than a "
-            "constant, which leaves nothing to compare with. Take more --epochs."
-        )
     validation, test = (
         skill_lost(errors, reference)
         for errors, reference in zip(grid_errors, references, strict=True)
     )
-    best = int(np.argmin(validation.mean(axis=-1)))
-    chosen = {"best grid point": best}
-    if np.any(is_equal):
-        chosen["equal weights"] = int(np.argmax(is_equal))
-    results = [
-        Result(name, points[index], validation[index], test[index])
-        for name, index in chosen.items()
-    ]
+    results = results_of_grid(points, validation, test)
     for name, (model, weights) in trained.items():
-        losts = (
-            skill_lost(np.asarray(errors_fn(model, digits)), reference)
-            for digits, reference in zip(held_out, references, strict=True)
-        )
-        results.append(Result(name, weights, *losts))
+        results.append(result_of_method(name, model, weights, held_out, references))
 
-    show(results, tasks, len(points), references[1], console)
+    show_skill(results, tasks, console)
+    show_scale(references[1], tasks, console)
+    show_comparison(results[0], results[1:], len(points), console)
     draw(results, points, validation.mean(axis=-1), tasks, args.resolution, args.out)
     console.print(f"Picture: {args.out}")
 

@@ -29,7 +29,8 @@ class Components(NamedTuple):
         priority 0, which absent ones have, is left out: the weights of the others must not
         depend on it.
       gramian: a function without arguments that gives the inner products of the K
-        gradients, shape [K, K]. They are computed only if it is called.
+        gradients, shape [K, K], zero for losses of priority 0. They are computed only if it
+        is called.
       squared_norms: the same for their squared norms alone, shape [K].
     """
 
@@ -112,15 +113,31 @@ def _asks_for_gradients(weighting: Weighting, num_losses: int) -> bool:
     return bool(asked)
 
 
-def _keep_absent(present: Bool[Array, " K"], new: Array, old: Array) -> Array:
-    """A leaf of the weighting's state without news of the losses that are absent."""
-    is_by_loss = new.shape[-1:] == present.shape
+def _components(
+    grads: ComponentGrads,
+    mask: PyTree[bool] | None,
+    losses: Float[Array, " K"],
+    priorities: Float[Array, " K"],
+) -> Components:
+    counted = priorities > 0
+    pairs = counted[:, None] & counted[None, :]
+    return Components(
+        losses=losses,
+        priorities=priorities,
+        gramian=lambda: jnp.where(pairs, grads.gramian(mask), 0.0),
+        squared_norms=lambda: jnp.where(counted, grads.squared_norms(mask), 0.0),
+    )
+
+
+def _keep_unseen(seen: Bool[Array, " K"], new: Array, old: Array) -> Array:
+    """A leaf of a state, without news of the losses that were not seen."""
+    is_by_loss = new.shape[-1:] == seen.shape
     if not is_by_loss or jnp.issubdtype(new.dtype, jnp.unsignedinteger):
         return new
-    return jnp.where(jnp.broadcast_to(present, new.shape), new, old)
+    return jnp.where(jnp.broadcast_to(seen, new.shape), new, old)
 
 
-def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+def _where(condition: bool | Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
 
@@ -172,6 +189,14 @@ def _as_component_grads(
             "cause: `num_losses`, or the number of fixed weights, is not the number of losses."
         )
     return grads
+
+
+def _as_mask_of_losses(present: PyTree | None, grads: ComponentGrads) -> Bool[Array, " K"]:
+    """``present`` as an array; default all True."""
+    if present is None:
+        return jnp.ones(grads.losses.size, dtype=bool)
+    check_names("entries of `present`", present, grads.names)
+    return as_component_array(present, "present", grads.losses.size) != 0
 
 
 def _check_like(state: PyTree, expected: PyTree, message: str) -> None:
@@ -233,7 +258,10 @@ def _shared_mask(
         raise ValueError("`params` should be passed to `update` if `shared` is a function.")
     mask = shared(params) if callable(shared) else shared
     if mask is not None and not any(jax.tree.leaves(mask)):
-        raise ValueError(f"`shared` should select at least one parameter, got {mask}.")
+        raise ValueError(
+            f"`shared` should select at least one parameter, got {mask}. Likely cause: a function "
+            "that looks for a name that no parameter has."
+        )
     return mask
 
 
@@ -325,24 +353,23 @@ def balance(
     if priorities is not None:
         check_factors("priorities", priorities, num_losses)
 
-    def factors(present: Bool[Array, " K"] | None) -> Float[Array, " K"]:
+    def factors(present: Bool[Array, " K"]) -> Float[Array, " K"]:
         if priorities is None:
-            array = jnp.ones(num_losses, dtype=float)
-        else:
-            array = as_component_array(priorities, "priorities", num_losses)
-        return array if present is None else jnp.where(present, array, 0.0)
+            return jnp.where(present, jnp.ones(num_losses, dtype=float), 0.0)
+        return jnp.where(present, as_component_array(priorities, "priorities", num_losses), 0.0)
 
-    def scaled(weights: Float[Array, " K"], present: Bool[Array, " K"] | None) -> Array:
+    def scaled(weights: Float[Array, " K"], present: Bool[Array, " K"]) -> Float[Array, " K"]:
         if weight_sum is None:
             return weights * factors(present)
-        weights = jnp.asarray(weight_sum, dtype=float) * _sum_to_one(weights, factors(present))
-        return weights if present is None else jnp.where(present, weights, 0.0)
+        shares = _sum_to_one(weights, factors(present))
+        return jnp.where(present, jnp.asarray(weight_sum, dtype=float) * shares, 0.0)
 
     def init_fn(params: PyTree) -> BalanceState:
         del params
+        equal = jnp.ones(num_losses, dtype=float)
         return BalanceState(
-            loss_weights=scaled(jnp.ones(num_losses, dtype=float), present=None),
-            held_weights=jnp.ones(num_losses, dtype=float),
+            loss_weights=scaled(equal, jnp.ones(num_losses, dtype=bool)),
+            held_weights=equal,
             period_losses=jnp.zeros(num_losses, dtype=float),
             period_counts=jnp.zeros(num_losses, dtype=jnp.int32),
             step_count=jnp.zeros((), dtype=jnp.int32),
@@ -368,72 +395,59 @@ def balance(
             "with other options, such as `num_losses` or `history`.",
         )
         mask = _shared_mask(shared, params)
-        losses = grads.losses
-        if present is not None:
-            check_names("entries of `present`", present, grads.names)
-            present = as_component_array(present, "present", num_losses) != 0
-            losses = jnp.where(present, losses, 1.0)  # whatever it is, it must not count
+        is_present = _as_mask_of_losses(present, grads)
         if every == 1 and _asks_for_gradients(weighting, num_losses):
             grads = grads.formed(mask)
 
-        def record(losses: Float[Array, " K"], present: Bool[Array, " K"] | None) -> BalanceState:
-            """The state after the weighting has seen these losses."""
-            components = Components(
-                losses=losses,
-                priorities=factors(present),
-                gramian=lambda: grads.gramian(mask),
-                squared_norms=lambda: grads.squared_norms(mask),
-            )
+        component_losses = jnp.where(is_present, grads.losses, 1.0)  # absent: must not count
+        counts = state.period_counts + is_present.astype(jnp.int32)
+        means = running_mean(state.period_losses, component_losses, counts)
+        counted = state._replace(
+            period_losses=jnp.where(is_present, means, state.period_losses),
+            period_counts=counts,
+            step_count=state.step_count + 1,
+        )
+        is_due = True if every == 1 else counted.step_count % every == 0
+
+        def reweighted() -> BalanceState:
+            """The state after the weighting has seen the means of the period."""
+            is_seen = counts > 0
+            components = _components(grads, mask, counted.period_losses, factors(is_seen))
             weights, weighting_state = weighting.update(components, state.weighting_state)
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
                 state.weighting_state,
                 "The weighting's `update` should return a state like the one it was given.",
             )
-            weights = as_component_array(weights, "weights", num_losses)
-            if present is not None:
-                weights, weighting_state = jax.tree.map(
-                    functools.partial(_keep_absent, present),
-                    (weights, weighting_state),
-                    (state.held_weights, state.weighting_state),
-                )
-            return state._replace(held_weights=weights, weighting_state=weighting_state)
+            held_weights, weighting_state = jax.tree.map(
+                functools.partial(_keep_unseen, is_seen),
+                (as_component_array(weights, "weights", num_losses), weighting_state),
+                (state.held_weights, state.weighting_state),
+            )
+            recorded = counted._replace(
+                held_weights=held_weights,
+                period_losses=jnp.zeros_like(means),
+                period_counts=jnp.zeros_like(counts),
+                weighting_state=weighting_state,
+            )
+            # The first step only looks ahead: its weights hold until the first record.
+            return _where(is_due, recorded, counted._replace(held_weights=held_weights))
 
-        def count_in() -> BalanceState:
-            """The state after these losses have entered the means of their period."""
-            counts = state.period_counts + (1 if present is None else present.astype(jnp.int32))
-            means = running_mean(state.period_losses, losses, counts)
-            if present is not None:
-                means = jnp.where(present, means, state.period_losses)
-            return state._replace(period_losses=means, period_counts=counts)
-
-        step_count = state.step_count + 1
         if every == 1:
-            new_state = record(losses, present)
+            new_state = reweighted()
         else:
-            is_due = step_count % every == 0
-            counted = count_in()
-            means, counts = counted.period_losses, counted.period_counts
-
-            def at_record() -> BalanceState:
-                recorded = record(means, None if present is None else counts > 0)
-                # The first step only looks ahead: its weights hold until the first record.
-                ended = recorded._replace(
-                    period_losses=jnp.zeros_like(means), period_counts=jnp.zeros_like(counts)
-                )
-                begun = counted._replace(held_weights=recorded.held_weights)
-                return _where(is_due, ended, begun)
-
-            new_state = jax.lax.cond(is_due | (step_count == 1), at_record, lambda: counted)
-        new_state = new_state._replace(
-            loss_weights=scaled(new_state.held_weights, present), step_count=step_count
+            is_first = counted.step_count == 1
+            new_state = jax.lax.cond(is_due | is_first, reweighted, lambda: counted)
+        new_state, old_state = (
+            candidate._replace(loss_weights=scaled(candidate.held_weights, is_present))
+            for candidate in (new_state, state)
         )
-        old_state = state._replace(loss_weights=scaled(state.held_weights, present))
-        is_good = jnp.all(jnp.isfinite(losses)) & _stays_finite(new_state, old_state)
+        is_good = jnp.all(jnp.isfinite(component_losses)) & _stays_finite(new_state, old_state)
         state = _where(is_good, new_state, old_state)
+
         h = grads.combine(state.loss_weights)
         if sum_outside and mask is not None:
-            h = merge(mask, h, grads.combine(factors(present)))
+            h = merge(mask, h, grads.combine(factors(is_present)))
         return h, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -448,7 +462,8 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
       like: a pytree of K scalars, such as the losses, or an array [K]. Default: an array.
 
     Returns:
-      The weights, shape [..., K]; with ``like`` in its structure, each of shape [...].
+      The weights, shape [..., K]; with ``like`` in its structure, each of shape [...]. Their
+      sum differs from method to method: divide by it to compare them.
 
     Raises:
       ValueError: ``opt_state`` has the state of no weighting or of more than one, or ``like``

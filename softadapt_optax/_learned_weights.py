@@ -63,8 +63,10 @@ def learned_weights(
       num_losses: K, the number of losses, at least 1. Static.
       optimizer: the Optax optimizer of :math:`z`; it minimises, also with ``maximize``.
         Default: ``optax.adam(1e-2)``.
-      temperature: :math:`\tau` >= 0, the strength of the KL term, in units of the losses: take
-        it as large as the differences between losses that should matter.
+      temperature: :math:`\tau` >= 0, the strength of the KL term, in units of the losses. Start
+        with the size of the largest loss before training (or of its prior, see
+        :func:`prior_loss`): far below it the weights collapse, far above they stay where they
+        are.
       maximize: whether the weights favour the large losses instead of the small ones.
       weight_sum: the sum of the weights, > 0. Pass K where a plain sum is replaced.
       priorities: q in any scale, >= 0: an array [K] or a pytree of K scalars in the structure

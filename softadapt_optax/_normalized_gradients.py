@@ -52,7 +52,8 @@ def normalized_gradients(
       rate_exponent: a; with a > 0 a loss that has fallen less than the others gets more.
       shared: the parameters over which the norms are taken, such as the last shared layer: a
         pytree of bools (the parameters' structure or a prefix of it) or a function of the
-        parameters that gives one. Default: all of them.
+        parameters that gives one. The weights act on all parameters all the same. Default: all
+        of them.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
       priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
         structure of the losses (see :func:`balance`). Default: all 1.

@@ -100,7 +100,8 @@ def cross_entropy_prior(
     alike, it is :math:`\log C`.
 
     Args:
-      class_counts: counts or frequencies of the C classes, >= 0, shape [C], in any scale.
+      class_counts: counts or frequencies of the C classes, >= 0, shape [C], in any scale; not
+        the labels themselves, of which ``np.bincount(labels)`` gives the counts.
       initial: whether to give the initial value, :math:`\log C`.
 
     Returns:
@@ -154,8 +155,8 @@ def squared_error_prior(
     Args:
       targets: the targets of the training set, shape [samples, ...].
       initial: whether to give the initial value, the second moment.
-      reduction: whether the loss is the mean or the sum over the features of a sample, the
-        axes after the first. It is a mean over the samples.
+      reduction: whether your loss is the mean or the sum over the features of a sample, the
+        axes after the first; it has to be the same here. Over the samples it is a mean.
 
     Returns:
       The loss in the square of the targets' unit, a number for :func:`prior_loss`.

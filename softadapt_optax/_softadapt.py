@@ -42,7 +42,12 @@ def slope_stencil(history: int, order: int) -> np.ndarray:
 
 
 def _rates_of_change(
-    loss_history: Float[Array, "history K"], order: int, rate: str, normalized: bool, eps: ArrayLike
+    loss_history: Float[Array, "history K"],
+    counted: Bool[Array, " K"],
+    order: int,
+    rate: str,
+    normalized: bool,
+    eps: ArrayLike,
 ) -> Float[Array, " K"]:
     """The slope of each loss at its newest record; see steps 1 to 3 of :func:`softadapt`."""
     stencil = jnp.asarray(slope_stencil(len(loss_history), order), loss_history.dtype)
@@ -53,7 +58,7 @@ def _rates_of_change(
     # Losses near the largest float overflow here, and would for as long as they are recorded.
     rates = jnp.nan_to_num(rates)
     if normalized:
-        rates = rates / (jnp.sum(jnp.abs(rates)) + eps)
+        rates = rates / (jnp.sum(jnp.abs(jnp.where(counted, rates, 0.0))) + eps)
     return rates
 
 
@@ -205,7 +210,7 @@ def softadapt(
         loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
         record_counts = optax.safe_increment(state.record_counts)
         is_counted = components.priorities > 0
-        rates = _rates_of_change(loss_history, degree, rate, normalized, eps)
+        rates = _rates_of_change(loss_history, is_counted, degree, rate, normalized, eps)
         weights = _exponential_weights(
             rates,
             beta=beta(jnp.max(record_counts) * every - 1) if callable(beta) else beta,

@@ -17,28 +17,28 @@ OPTAX_VERSION = tuple(int(part) for part in optax.__version__.split(".")[:3])
 unchecked = inspect.unwrap
 
 
-def weights_along(tx: optax.GradientTransformationExtraArgs, trajectory) -> jax.Array:
-    """The weights after each step of a trajectory of losses, both of shape [steps, K]."""
-    trajectory = jnp.asarray(trajectory, dtype=float)
-    no_gradients = jnp.zeros(trajectory.shape[1])  # K stacked gradients of one scalar parameter
-
-    def step(state, losses):
-        _, state = tx.update(no_gradients, state, losses=losses)
-        return state, sa.loss_weights(state)
-
-    return jax.jit(lambda state: jax.lax.scan(step, state, trajectory)[1])(tx.init(None))
-
-
-def weights_of_steps(tx, trajectory, gradients) -> jax.Array:
-    """The same with gradients of one parameter vector, shape [steps, K, parameters]."""
-
+@functools.cache  # tests that go on with the same transformation need not compile again
+def compiled_weights(tx: optax.GradientTransformationExtraArgs):
     def step(state, values):
         losses, stacked = values
         _, state = tx.update(stacked, state, losses=losses)
         return state, sa.loss_weights(state)
 
+    return jax.jit(lambda state, values: jax.lax.scan(step, state, values)[1])
+
+
+def weights_of_steps(tx, trajectory, gradients) -> jax.Array:
+    """The weights after each step, [steps, K], of losses of that shape and stacked gradients.
+
+    These are of one parameter vector, [steps, K, parameters].
+    """
     values = (jnp.asarray(trajectory, dtype=float), jnp.asarray(gradients, dtype=float))
-    return jax.jit(lambda state: jax.lax.scan(step, state, values)[1])(tx.init(None))
+    return compiled_weights(tx)(tx.init(None), values)
+
+
+def weights_along(tx: optax.GradientTransformationExtraArgs, trajectory) -> jax.Array:
+    """The same with gradients that are zero."""
+    return weights_of_steps(tx, trajectory, jnp.zeros((*np.shape(trajectory), 1)))
 
 
 def gradient_cases(num_losses: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -181,7 +181,7 @@ def min_norm_point(gradients: np.ndarray) -> np.ndarray:
 
 def min_norm_point_of_many(gradients: np.ndarray) -> np.ndarray:
     """The same for many rows, by SciPy's active-set solver for non-negative least squares."""
-    scale = np.linalg.norm(gradients, axis=1).max()
+    scale = max(np.linalg.norm(gradients, axis=1).max(), 1e-300)
     rows = np.vstack([gradients.T / scale, np.ones(len(gradients))])
     shares, _ = scipy.optimize.nnls(rows, np.append(np.zeros(gradients.shape[1]), 1.0))
     return shares @ gradients / shares.sum()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from helpers import training_step
+from helpers import PROBLEMS, training_step
 
 import softadapt_optax as sa
 
@@ -74,3 +74,62 @@ def test_stacked_gradients_cost_more_so_the_count_above_can_fail():
 
     stacked = compiled(stacked_step, params, tx.init(params))
     assert stacked.cost_analysis()["flops"] > 1.5 * plain.cost_analysis()["flops"]
+
+
+# Methods that look at gradients.
+
+K = 4
+TRUNK = {"trunk": True, "heads": False}
+GRADIENT_METHODS = {
+    "gradnorm": sa.gradnorm,
+    "normalized_gradients": sa.normalized_gradients,
+    "pcgrad": sa.pcgrad,
+    "mgda": sa.mgda,
+}
+
+
+def flop_ratio(kind, weighting):
+    losses_fn, params = PROBLEMS[kind](K, width=WIDTH, batch=BATCH)
+
+    def plain_step(params, opt_state):
+        summed = lambda params: sum(jax.tree.leaves(losses_fn(params)))
+        loss, grads = jax.value_and_grad(summed)(params)
+        updates, opt_state = optax.adam(1e-3).update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    tx = optax.chain(weighting, optax.adam(1e-3))
+    ours = compiled(training_step(tx, losses_fn), params, tx.init(params))
+    plain = compiled(plain_step, params, optax.adam(1e-3).init(params))
+    return ours.cost_analysis()["flops"] / plain.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_flops_of_losses_with_one_output(method):
+    """One forward pass and K backward passes; their gradients are formed once."""
+    ratio = flop_ratio("shared output", GRADIENT_METHODS[method](K))
+    assert 0.8 * (1 + 2 * K) / 3 < ratio <= 1.05 * (1 + 2 * K) / 3
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_flops_of_losses_with_batches_of_their_own(method):
+    """Plain training's: no gradient of one loss passes through the batch of another."""
+    assert flop_ratio("own batches", GRADIENT_METHODS[method](K)) <= 1.02
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_flops_of_a_trunk_with_heads(method):
+    """The trunk's backward pass K times and each head's once.
+
+    In units of one product of a batch with a square matrix: two in the trunk, of which the first
+    has no gradient with respect to its input, and one in each head.
+    """
+    forward, trunk_backward, heads_backward = 2 + K, 3, 2 * K
+    plain = forward + trunk_backward + heads_backward
+    bound = (forward + K * trunk_backward + heads_backward) / plain
+    ratio = flop_ratio("trunk and heads", GRADIENT_METHODS[method](K, shared=TRUNK))
+    assert 0.98 * bound <= ratio <= 1.02 * bound
+
+
+def test_norms_on_the_last_shared_layer_are_almost_free():
+    last = [False, False, True]
+    assert flop_ratio("shared output", sa.gradnorm(K, shared=last)) <= 1.02

@@ -37,6 +37,56 @@ def test_sparse_autoencoder_names_its_options():
         assert option in output
 
 
+def picture_size(path):
+    return struct.unpack(">II", path.read_bytes()[16:24])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_losses", [2, 3])
+def test_weight_grid_search(tmp_path, num_losses):
+    picture = tmp_path / "new folder" / "picture.png"
+    script = "examples/weight_grid_search.py"
+    # With three losses the equal weights are off the quick grid, with two they are on it.
+    options = ("--quick", "--losses", num_losses, "--seed", 1, "--out", picture)
+    output = run("-W", "error:::__main__", script, *options)
+    names = {line.split("  ")[0].strip() for line in output.splitlines()}
+    assert names >= {
+        "best grid point",
+        "equal weights",
+        "softadapt",
+        "uncertainty",
+        "realtime_loss",
+        "initial_loss",
+        "prior_loss",
+        "learned_weights",
+        "gradnorm",
+        "normalized_gradients",
+        "pcgrad",
+        "mgda",
+    }
+    assert "illustration" in output
+    width, height = picture_size(picture)
+    assert width > 800
+    assert height > 600
+
+
+def test_weight_grid_search_names_its_options():
+    output = run("examples/weight_grid_search.py", "--help")
+    for option in ("--losses", "--resolution", "--epochs", "--seed", "--out", "--quick"):
+        assert option in output
+
+
+def test_weight_grid_search_refuses_a_wrong_option():
+    result = subprocess.run(
+        [sys.executable, "examples/weight_grid_search.py", "--losses", "4"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "--losses should be 2 or 3, got 4" in result.stderr
+
+
 @pytest.mark.slow
 def test_benchmark(tmp_path):
     out = tmp_path / "step_cost.json"

@@ -16,8 +16,8 @@ GRADIENTS = RNG.normal(size=(10, 3, 6)) * [[[1.0], [5.0], [0.2]]]
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
 def test_gradnorm_agrees_with_the_oracle(alpha):
-    tx = sa.gradnorm(3, alpha, optax.sgd(0.02))
-    expected = oracle.gradnorm_weights(TRAJECTORY, GRADIENTS, 0.02, alpha)
+    tx = sa.gradnorm(3, alpha, optax.sgd(0.008))
+    expected = oracle.gradnorm_weights(TRAJECTORY, GRADIENTS, 0.008, alpha)
     assert np.ptp(expected, axis=0).min() > 0.05
     np.testing.assert_allclose(weights_of_steps(tx, TRAJECTORY, GRADIENTS), expected, rtol=1e-4)
 
@@ -35,7 +35,7 @@ def test_gradnorm_levels_the_norms():
 
 def test_a_slow_loss_gets_a_larger_gradient():
     """The sign of the exponent: the first loss stays, the second falls."""
-    steps = 400
+    steps = 150
     losses = np.stack([np.ones(steps), 0.995 ** np.arange(steps)], axis=1)
     gradients = np.broadcast_to(np.eye(2), (steps, 2, 2))
     weights = weights_of_steps(sa.gradnorm(2, 1.5), losses, gradients)
@@ -98,6 +98,9 @@ def test_a_loss_that_starts_at_zero(factory):
     ],
 )
 def test_wrong_options_are_named(factory, options, error, message):
-    with pytest.raises(error, match=message):
+    def use():
         tx = unchecked(factory)(2, **options)
         tx.update(jnp.zeros((2, 3)), tx.init(None), losses=[1.0, 2.0])
+
+    with pytest.raises(error, match=message):
+        use()

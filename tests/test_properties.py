@@ -1,0 +1,303 @@
+"""Laws that hold for every method, as one table over all factories."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import gradient_cases, weights_of_steps
+
+import softadapt_optax as sa
+
+STEPS = 8
+
+# Each method as a function of K and of the common options, from the second step on away from
+# equal weights.
+METHODS = {
+    "fixed_weights": lambda k, **options: sa.balance(
+        sa.Weighting(lambda n: (), lambda c, s: (jnp.ones_like(c.losses), s)), k, **options
+    ),
+    "softadapt": lambda k, **options: sa.softadapt(
+        k, 2.0, history=2, loss_weighted=True, **options
+    ),
+    "softadapt, normalized": lambda k, **options: sa.softadapt(
+        k, 2.0, history=3, rate="relative", normalized=True, **options
+    ),
+    "initial_loss": lambda k, **options: sa.initial_loss(k, 3, **options),
+    "realtime_loss": sa.realtime_loss,
+    "uncertainty": lambda k, **options: sa.uncertainty(k, optax.sgd(0.2), **options),
+    "uncertainty, adam": lambda k, **options: sa.uncertainty(k, penalty="log1p", **options),
+    "learned_weights": lambda k, **options: sa.learned_weights(k, optax.adam(0.1), **options),
+    "learned_weights, maximize": lambda k, **options: sa.learned_weights(
+        k, optax.sgd(0.5), maximize=True, **options
+    ),
+    "gradnorm": sa.gradnorm,
+    "normalized_gradients": lambda k, **options: sa.normalized_gradients(k, 0.5, **options),
+    "pcgrad": sa.pcgrad,
+    "mgda": sa.mgda,
+    "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
+    "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
+}
+
+
+@functools.cache
+def factory_of(method, num_losses, options):
+    return METHODS[method](num_losses, **dict(options))
+
+
+def make(method, num_losses, **options):
+    """The transformation, the same one for the same arguments."""
+    return factory_of(method, num_losses, tuple(options.items()))
+
+
+STATELESS = ("fixed_weights", "realtime_loss", "mgda", "mgda, both", "mgda, frank_wolfe")
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+def history_of(num_losses, case="random", seed=0):
+    """Losses [steps, K] that fall with noise and gradients [steps, K, 12]."""
+    rng = np.random.default_rng(seed)
+    losses = 0.9 ** np.arange(STEPS)[:, None] * rng.uniform(0.5, 2.0, (STEPS, num_losses))
+    gradients = [gradient_cases(num_losses, seed + step)[case] for step in range(STEPS)]
+    return losses, np.array(gradients)
+
+
+@functools.cache
+def compiled_update(tx):
+    return jax.jit(lambda s, g, f, p: tx.update(g, s, losses=f, present=p)[1])
+
+
+def presence_of(tx, losses, gradients, present):
+    """The weights of each step and the last state, with a mask for each step."""
+    state, rows = tx.init(None), []
+    update = compiled_update(tx)
+    for values in zip(gradients, losses, present, strict=True):
+        state = update(state, *map(jnp.asarray, values))
+        rows.append(np.asarray(sa.loss_weights(state)))
+    return np.array(rows), state
+
+
+@each_method
+@pytest.mark.parametrize("case", gradient_cases(2))
+def test_weights_are_finite_and_not_negative(method, case):
+    losses, gradients = history_of(4, case)
+    weights = np.asarray(weights_of_steps(make(method, 4), losses, gradients))
+    assert np.isfinite(weights).all()
+    assert (weights >= 0).all()
+    summed = np.asarray(weights_of_steps(make(method, 4, weight_sum=2.5), losses, gradients))
+    np.testing.assert_allclose(summed.sum(axis=1), 2.5, rtol=1e-5)
+    ratios = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    if weights.sum(axis=1).min() > 0:
+        np.testing.assert_allclose(summed / 2.5, ratios, rtol=1e-4, atol=1e-6)
+
+
+@each_method
+def test_the_order_of_the_losses_does_not_matter(method):
+    losses, gradients = history_of(4)
+    order = np.array([2, 0, 3, 1])
+    tx = make(method, 4)
+    weights = np.asarray(weights_of_steps(tx, losses, gradients))
+    permuted = np.asarray(weights_of_steps(tx, losses[:, order], gradients[:, order]))
+    if method == "pcgrad":  # equal in distribution: means over seeds
+        seeds = jnp.arange(2000)
+        mean = lambda g: jnp.mean(
+            jax.vmap(lambda seed: weights_of_steps(sa.pcgrad(4, seed), losses[:1], g[:1])[0])(
+                seeds
+            ),
+            axis=0,
+        )
+        np.testing.assert_allclose(mean(gradients[:, order]), mean(gradients)[order], rtol=0.03)
+    else:
+        np.testing.assert_allclose(permuted, weights[:, order], rtol=2e-4, atol=1e-6)
+
+
+@each_method
+def test_one_loss_alone(method):
+    losses, gradients = history_of(1)
+    weights = np.asarray(weights_of_steps(make(method, 1, weight_sum=1.0), losses, gradients))
+    np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
+
+
+@each_method
+@pytest.mark.parametrize(("every", "bad"), [(1, np.nan), (2, np.inf)])
+def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every, bad):
+    losses, gradients = history_of(3)
+    for broken in ("loss", "gradient"):
+        f, g = losses.copy(), gradients.copy()
+        if broken == "loss":
+            f[4, 1] = bad
+        else:
+            g[4, 1, 0] = bad
+        weights = np.asarray(weights_of_steps(make(method, 3, every=every), f, g))
+        assert np.isfinite(weights).all()
+        if broken == "loss":
+            kept = np.delete(np.arange(STEPS), 4)
+            # The last step again only keeps the shapes, so that nothing is compiled twice.
+            again = np.append(kept, STEPS - 1)
+            clean = weights_of_steps(make(method, 3, every=every), f[again], g[again])
+            np.testing.assert_allclose(weights[kept], clean[:-1], rtol=1e-6)
+            np.testing.assert_array_equal(weights[4], weights[3])
+
+
+@each_method
+def test_priorities_multiply(method):
+    losses, gradients = history_of(3)
+    plain = np.asarray(weights_of_steps(make(method, 3, weight_sum=1.0), losses, gradients))
+    factors = (1.0, 0.5, 3.0)
+    tx = make(method, 3, weight_sum=1.0, priorities=factors)
+    weighted = np.asarray(weights_of_steps(tx, losses, gradients))
+    wanted = plain * np.array(factors)
+    wanted = wanted / wanted.sum(axis=1, keepdims=True)
+    if "learned" in method:  # there the priorities are the prior that the logits are tied to
+        np.testing.assert_allclose(weighted[0], wanted[0], rtol=1e-5)
+    else:
+        np.testing.assert_allclose(weighted, wanted, rtol=1e-4, atol=1e-6)
+
+
+@each_method
+@pytest.mark.parametrize("case", ["random", "norms far apart", "stationary"])
+def test_a_loss_of_priority_zero_is_left_out(method, case):
+    losses, gradients = history_of(4, case)
+    kept = [0, 1, 3]
+    tx = make(method, 4, priorities=(1.0, 1.0, 0.0, 1.0), weight_sum=1.0)
+    weights = np.asarray(weights_of_steps(tx, losses, gradients))
+    np.testing.assert_array_equal(weights[:, 2], 0.0)
+    if method != "pcgrad":  # it draws other orders for another K
+        three = weights_of_steps(
+            make(method, 3, weight_sum=1.0), losses[:, kept], gradients[:, kept]
+        )
+        np.testing.assert_allclose(weights[:, kept], three, rtol=1e-3, atol=1e-6)
+
+
+# Losses without data in a batch.
+
+
+@each_method
+def test_everyone_present_is_no_mask(method):
+    losses, gradients = history_of(3)
+    for every in (1, 3):
+        tx = make(method, 3, every=every)
+        masked, _ = presence_of(tx, losses, gradients, np.ones((STEPS, 3), dtype=bool))
+        np.testing.assert_allclose(
+            masked, weights_of_steps(tx, losses, gradients), rtol=1e-5, atol=1e-7
+        )
+
+
+@each_method
+@pytest.mark.parametrize("every", [1, 3])
+def test_an_absent_loss_gets_no_weight_and_the_others_share_the_sum(method, every):
+    losses, gradients = history_of(3)
+    present = np.random.default_rng(1).random((STEPS, 3)) < 0.6
+    present[3] = True, False, False
+    present[5] = False
+    losses = np.where(present, losses, np.nan)  # whatever an absent loss is
+    gradients = np.where(present[:, :, None], gradients, 0.0)
+    tx = make(method, 3, weight_sum=2.0, every=every)
+    weights, state = presence_of(tx, losses, gradients, present)
+    np.testing.assert_array_equal(weights[~present], 0.0)
+    sums = np.where(present.any(axis=1), 2.0, 0.0)
+    np.testing.assert_allclose(weights.sum(axis=1), sums, rtol=1e-6)
+    for leaf in jax.tree.leaves(state):
+        assert jnp.all(jnp.isfinite(leaf))
+
+
+@each_method
+def test_an_absent_loss_leaves_no_trace(method):
+    """The state after a step is the same whatever the absent loss and its gradient are."""
+    losses, gradients = history_of(3)
+    present = np.ones((STEPS, 3), dtype=bool)
+    present[2:5, 1] = False
+    other_losses, other_gradients = losses.copy(), gradients.copy()
+    other_losses[2:5, 1] = 1e6
+    other_gradients[2:5, 1] *= -100.0
+    tx = make(method, 3)
+    first, state = presence_of(tx, losses, gradients, present)
+    second, other_state = presence_of(tx, other_losses, other_gradients, present)
+    np.testing.assert_array_equal(first, second)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+
+
+@pytest.mark.parametrize("method", ["softadapt", "initial_loss", "uncertainty", "learned_weights"])
+def test_the_memory_of_an_absent_loss_waits(method):
+    """With inner optimizers and histories: its entries are those of before the absence."""
+    losses, gradients = history_of(3)
+    present = np.ones((4, 3), dtype=bool)
+    present[3, 1] = False
+    tx = make(method, 3)
+    _, before = presence_of(tx, losses[:3], gradients[:3], present[:3])
+    _, after = presence_of(tx, losses[:4], gradients[:4], present)
+    changed = False
+    pairs = zip(
+        jax.tree.leaves(before.weighting_state), jax.tree.leaves(after.weighting_state), strict=True
+    )
+    for old, new in pairs:
+        if old.shape[-1:] == (3,):
+            np.testing.assert_array_equal(new[..., 1], old[..., 1])
+            changed |= not np.array_equal(new[..., 0], old[..., 0])
+    assert changed or method == "initial_loss"
+
+
+@pytest.mark.parametrize("method", STATELESS)
+def test_those_present_are_weighted_as_if_they_were_alone(method):
+    losses, gradients = history_of(4)
+    kept = np.array([0, 2, 3])
+    present = np.isin(np.arange(4), kept) & np.ones((STEPS, 1), dtype=bool)
+    weights, _ = presence_of(make(method, 4), losses, gradients, present)
+    alone = weights_of_steps(make(method, 3), losses[:, kept], gradients[:, kept])
+    np.testing.assert_allclose(weights[:, kept], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_a_period_means_the_losses_that_were_there():
+    tx = sa.realtime_loss(2, every=4)
+    losses = np.array([[1.0, 2.0], [2.0, np.nan], [3.0, 4.0], [6.0, np.nan]])
+    present = np.isfinite(losses)
+    weights, state = presence_of(tx, losses, np.zeros((4, 2, 1)), present)
+    np.testing.assert_allclose(state.held_weights, [1 / 3.0, 1 / 3.0])
+    np.testing.assert_allclose(weights, [[1.0, 0.5], [1.0, 0.0], [1.0, 0.5], [1 / 3, 0.0]])
+    # Absent for a whole period: the weight from before is held.
+    losses = np.array([[1.0, np.nan]] * 4)
+    state = state._replace()
+    for row in losses:
+        _, state = tx.update(
+            jnp.zeros((2, 1)), state, losses=jnp.asarray(row), present=jnp.asarray([True, False])
+        )
+    np.testing.assert_allclose(state.held_weights, [1.0, 1 / 3.0])
+    np.testing.assert_array_equal(state.period_counts, 0)
+
+
+def test_present_by_name_and_lazily_inside_jit():
+    def losses_fn(x, seen):
+        count = jnp.sum(seen)
+        return {"a": jnp.sum(x**2), "b": jnp.sum(seen * (x - 1) ** 2) / jnp.maximum(count, 1)}
+
+    tx = optax.chain(sa.softadapt(2, loss_weighted=True), optax.adam(0.1))
+
+    @jax.jit
+    def step(x, opt_state, seen):
+        _, grads = sa.value_and_component_grads(losses_fn)(x, seen)
+        present = {"a": True, "b": jnp.any(seen)}
+        updates, opt_state = tx.update(grads, opt_state, x, present=present)
+        return optax.apply_updates(x, updates), opt_state
+
+    x, opt_state = jnp.full(3, 2.0), tx.init(jnp.zeros(3))
+    for seen in ([1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 1.0]):
+        x, opt_state = step(x, opt_state, jnp.asarray(seen))
+        assert (sa.loss_weights(opt_state)[1] > 0) == any(seen)
+        assert jnp.all(jnp.isfinite(x))
+    np.testing.assert_array_equal(opt_state[0].weighting_state.record_counts, [3, 2])
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        ([True], "`present` should have 2 entries, one for each loss, got 1"),
+        (np.ones((2, 2)), r"`present` should be an array of shape \[K\]"),
+        ({"a": True, "c": False}, r"entries of `present` should have the names of the losses"),
+    ],
+)
+def test_a_wrong_mask_of_present_losses_is_named(present, message):
+    tx = sa.realtime_loss(2)
+    with pytest.raises(ValueError, match=message):
+        tx.update(jnp.zeros(2), tx.init(None), losses={"a": 1.0, "b": 2.0}, present=present)
