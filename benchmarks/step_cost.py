@@ -170,6 +170,14 @@ def weighted_step(case: Case, weighting: optax.GradientTransformation) -> tuple[
     return step, tx.init(case.params)
 
 
+def last_shared_layer(params: Any) -> Any:
+    """A mask of the last layer that all losses pass through."""
+    mask = jax.tree.map(lambda _: False, params)
+    layers = mask["trunk"] if isinstance(mask, dict) else mask
+    layers[-1] = True
+    return mask
+
+
 def weightings(k: int, shared: Any) -> dict[str, optax.GradientTransformationExtraArgs]:
     return {
         "fixed_weights": sa.fixed_weights([1.0] * k),
@@ -182,6 +190,7 @@ def weightings(k: int, shared: Any) -> dict[str, optax.GradientTransformationExt
         "uncertainty": sa.uncertainty(k),
         "learned_weights": sa.learned_weights(k),
         "gradnorm": sa.gradnorm(k, shared=shared),
+        "gradnorm, last layer": sa.gradnorm(k, shared=last_shared_layer),
         "normalized_gradients": sa.normalized_gradients(k, shared=shared),
         "pcgrad": sa.pcgrad(k, shared=shared),
         "mgda": sa.mgda(k, shared=shared),

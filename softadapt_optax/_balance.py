@@ -39,20 +39,32 @@ class Components(NamedTuple):
     gramian: Callable[[], Float[Array, "K K"]]
     squared_norms: Callable[[], Float[Array, " K"]]
 
+    @property
+    def counted(self) -> Bool[Array, " K"]:
+        """Which losses are not left out."""
+        return self.priorities > 0
+
 
 class Weighting(NamedTuple):
     """A method of weighting losses: a pair of pure functions.
 
     Attributes:
       init: ``init(num_losses) -> state``, a pytree of arrays; it has to be traceable. Leaves
-        whose last axis has K entries hold one for each loss, which is kept while the loss is
-        absent (unsigned integers, as of random keys, aside).
+        whose last axis has K entries are taken to hold one for each loss, which is kept while
+        the loss is absent (unsigned integers, as of random keys, aside).
       update: ``update(components, state) -> (weights, state)``, with :class:`Components`
         and weights >= 0 of shape [K] in any scale; :func:`balance` scales them.
     """
 
     init: Callable[[int], PyTree]
     update: Callable[[Components, PyTree], tuple[Float[Array, " K"], PyTree]]
+
+
+def stateless(weigh: Callable[[Components], Float[Array, " K"]]) -> Weighting:
+    """A weighting without memory."""
+    return Weighting(
+        init=lambda num_losses: (), update=lambda components, state: (weigh(components), state)
+    )
 
 
 class BalanceState(NamedTuple):
@@ -93,7 +105,11 @@ def running_mean(
 
 
 def _asks_for_gradients(weighting: Weighting, num_losses: int) -> bool:
-    """Whether the weighting calls ``gramian`` or ``squared_norms``, by tracing it once."""
+    """Whether the weighting calls ``gramian`` or ``squared_norms``, by tracing it once.
+
+    To form the gradients when they are asked for and keep them would not do: a weighting may ask
+    inside of its own ``lax.cond``, and they would leak out of it.
+    """
     asked = []
 
     def zeros(*shape: int) -> Array:
@@ -113,12 +129,13 @@ def _asks_for_gradients(weighting: Weighting, num_losses: int) -> bool:
     return bool(asked)
 
 
-def _components(
+def _view(
     grads: ComponentGrads,
     mask: PyTree[bool] | None,
     losses: Float[Array, " K"],
     priorities: Float[Array, " K"],
 ) -> Components:
+    """What the weighting sees."""
     counted = priorities > 0
     pairs = counted[:, None] & counted[None, :]
     return Components(
@@ -135,6 +152,20 @@ def _keep_unseen(seen: Bool[Array, " K"], new: Array, old: Array) -> Array:
     if not is_by_loss or jnp.issubdtype(new.dtype, jnp.unsignedinteger):
         return new
     return jnp.where(jnp.broadcast_to(seen, new.shape), new, old)
+
+
+def _carry_over(
+    seen: Bool[Array, " K"],
+    new: Float[Array, " K"],
+    old: Float[Array, " K"],
+    rescale: bool | Bool[Array, ""],
+) -> Float[Array, " K"]:
+    """The new weights; those of losses that were not seen keep their share, or their value."""
+    new_sum, old_sum = (jnp.sum(jnp.where(seen, weights, 0.0)) for weights in (new, old))
+    has_share = rescale & (new_sum > 0) & (old_sum > 0)
+    return jnp.where(
+        seen, new, jnp.where(has_share, new_sum / jnp.where(has_share, old_sum, 1.0), 1.0) * old
+    )
 
 
 def _where(condition: bool | Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
@@ -201,8 +232,12 @@ def _as_mask_of_losses(present: PyTree | None, grads: ComponentGrads) -> Bool[Ar
 
 def _check_like(state: PyTree, expected: PyTree, message: str) -> None:
     """Raises unless a state has the structure, shapes and dtypes of another."""
-    if _describe(state) != _describe(expected):
-        raise ValueError(f"{message} Expected {_describe(expected)}, got {_describe(state)}.")
+    structures: list[Any] = [jax.tree.structure(state), jax.tree.structure(expected)]
+    if structures[0] != structures[1] or _describe(state) != _describe(expected):
+        raise ValueError(
+            f"{message} Expected {type(expected).__name__} with {_describe(expected)}, got "
+            f"{type(state).__name__} with {_describe(state)}."
+        )
 
 
 def _describe(tree: PyTree) -> list[str]:
@@ -287,13 +322,15 @@ def balance(
     scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place
     of theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be
     checked in full. ``present``, K bools that may be traced, says which losses have data in
-    this batch: an absent one gets weight 0 in this step, whatever its value is, and leaves no
-    trace in the state; the others share the weight sum. Its *gradient* still has to be finite:
-    divide by ``max(count, 1)``, not by a count of zero. Other keyword arguments are ignored.
+    this batch: an absent one gets weight 0 in this step, whatever its value is, and its entries
+    of the state stay as they are; the others share the weight sum. Its *gradient* still has to
+    be finite: divide by ``max(count, 1)``, not by a count of zero. Other keyword arguments are
+    ignored.
 
     A step whose losses, or the weights made of them, are not all finite keeps the weights
     and the weighting's state of the step before. A gradient that is not finite passes
-    through: put ``optax.apply_if_finite`` around the optimizer behind.
+    through: put ``optax.apply_if_finite`` around the optimizer behind. Squared gradient norms
+    are float32, so that methods which look at gradients want norms between 1e-18 and 1e18.
 
     Whatever has an entry for each loss may be an array or a sequence, in
     ``jax.tree.leaves`` order of the losses (dictionary keys sorted), or have their structure;
@@ -308,7 +345,9 @@ def balance(
         equal (times ``priorities``). Default: the weighting's own scale.
       every: the weighting sees the mean of each ``every`` consecutive losses and the
         weights are held in between; until the first record they are those that the losses
-        of the first step give. Steps with a non-finite loss do not count. Static.
+        of the first step give. Gradients are those of the last step of each period, and losses
+        absent then are not recorded by methods that look at gradients. Steps with a non-finite
+        loss do not count. Static.
       shared: the parameters over which ``Components.gramian`` and ``squared_norms`` are
         taken, those that all losses share: a pytree of bools (the parameters' structure or a
         prefix of it) or a function of the parameters that gives one. Default: all of them.
@@ -396,48 +435,53 @@ def balance(
         )
         mask = _shared_mask(shared, params)
         is_present = _as_mask_of_losses(present, grads)
-        if every == 1 and _asks_for_gradients(weighting, num_losses):
+        needs_gradients = _asks_for_gradients(weighting, num_losses)
+        if needs_gradients and every == 1:
             grads = grads.formed(mask)
 
-        component_losses = jnp.where(is_present, grads.losses, 1.0)  # absent: must not count
-        counts = state.period_counts + is_present.astype(jnp.int32)
+        is_counted = factors(is_present) > 0
+        component_losses = jnp.where(is_counted, grads.losses, 1.0)  # whatever the others are
+        counts = state.period_counts + is_counted.astype(jnp.int32)
         means = running_mean(state.period_losses, component_losses, counts)
-        counted = state._replace(
-            period_losses=jnp.where(is_present, means, state.period_losses),
+        advanced = state._replace(
+            period_losses=jnp.where(is_counted, means, state.period_losses),
             period_counts=counts,
             step_count=state.step_count + 1,
         )
-        is_due = True if every == 1 else counted.step_count % every == 0
+        is_first = advanced.step_count == 1
+        is_due = True if every == 1 else advanced.step_count % every == 0
+        # The gradients are those of this step, the losses those of the period.
+        is_seen = is_counted if needs_gradients else counts > 0
 
         def reweighted() -> BalanceState:
             """The state after the weighting has seen the means of the period."""
-            is_seen = counts > 0
-            components = _components(grads, mask, counted.period_losses, factors(is_seen))
+            components = _view(grads, mask, advanced.period_losses, factors(is_seen))
             weights, weighting_state = weighting.update(components, state.weighting_state)
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
                 state.weighting_state,
                 "The weighting's `update` should return a state like the one it was given.",
             )
-            held_weights, weighting_state = jax.tree.map(
-                functools.partial(_keep_unseen, is_seen),
-                (as_component_array(weights, "weights", num_losses), weighting_state),
-                (state.held_weights, state.weighting_state),
+            weights = as_component_array(weights, "weights", num_losses)
+            # With a weight sum only ratios have a meaning, and so has what is held at the start.
+            is_ratio = is_first if weight_sum is None else True
+            ahead = advanced._replace(
+                held_weights=_carry_over(is_seen, weights, state.held_weights, is_ratio)
             )
-            recorded = counted._replace(
-                held_weights=held_weights,
+            recorded = ahead._replace(
                 period_losses=jnp.zeros_like(means),
                 period_counts=jnp.zeros_like(counts),
-                weighting_state=weighting_state,
+                weighting_state=jax.tree.map(
+                    functools.partial(_keep_unseen, is_seen), weighting_state, state.weighting_state
+                ),
             )
             # The first step only looks ahead: its weights hold until the first record.
-            return _where(is_due, recorded, counted._replace(held_weights=held_weights))
+            return _where(is_due, recorded, ahead)
 
         if every == 1:
             new_state = reweighted()
         else:
-            is_first = counted.step_count == 1
-            new_state = jax.lax.cond(is_due | is_first, reweighted, lambda: counted)
+            new_state = jax.lax.cond(is_due | is_first, reweighted, lambda: advanced)
         new_state, old_state = (
             candidate._replace(loss_weights=scaled(candidate.held_weights, is_present))
             for candidate in (new_state, state)

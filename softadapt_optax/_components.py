@@ -144,8 +144,8 @@ def value_and_component_grads(
 ) -> Callable[..., tuple[PyTree, ComponentGrads]]:
     r"""Evaluates several losses and, lazily, their gradients; mirrors ``jax.value_and_grad``.
 
-    One forward pass gives the losses :math:`f_1, \dots, f_K` and a pullback. The weights
-    :math:`\alpha` do not depend on the gradients, so that they can be the cotangent:
+    One forward pass gives the losses :math:`f_1, \dots, f_K` and a pullback. Weights
+    :math:`\alpha` that are made of the losses can be its cotangent:
     :math:`h = \sum_k \alpha_k \nabla f_k` is one backward pass and the K gradients are
     never formed, unless a method asks for them.
 
@@ -188,11 +188,11 @@ def value_and_component_grads(
     def value_and_component_grads_fn(*args: Any, **kwargs: Any) -> tuple[PyTree, ComponentGrads]:
         positions = _positions([argnums] if is_single else argnums, len(args))
         chosen = tuple(args[position] for position in positions)
-        trained, untrained, merge = _split_trained(chosen)
+        trained, untrained, rebuild = _split_trained(chosen)
 
         def components_fn(trained: list[Array]) -> tuple[list[Array], tuple[PyTree, Any]]:
             new_args = list(args)
-            for position, arg in zip(positions, merge(trained, untrained), strict=True):
+            for position, arg in zip(positions, rebuild(trained, untrained), strict=True):
                 new_args[position] = arg
             output = losses_fn(*new_args, **kwargs)
             losses, aux = _check_pair(output) if has_aux else (output, None)
@@ -202,7 +202,7 @@ def value_and_component_grads(
 
         def transpose(linear: Callable[[list[Array]], PyTree], cotangents: PyTree) -> PyTree:
             (grads,) = jax.linear_transpose(linear, trained)(cotangents)
-            tree = merge(grads, [jnp.zeros_like(leaf) for leaf in untrained])
+            tree = rebuild(grads, [jnp.zeros_like(leaf) for leaf in untrained])
             return tree[0] if is_single else tree
 
         def pull(weights: Float[Array, " K"]) -> PyTree:
@@ -323,7 +323,7 @@ def _check_pair(output: Any) -> tuple[PyTree, Any]:
 def _split_trained(
     tree: PyTree,
 ) -> tuple[list[Array], list[Any], Callable[[Iterable[Any], Iterable[Any]], PyTree]]:
-    """The floating-point leaves, the other leaves, and the function that merges them again."""
+    """The floating-point leaves, the other leaves, and the way back."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     dtypes = [_dtype(leaf) for _, leaf in paths]
     for (path, _), dtype in zip(paths, dtypes, strict=True):
@@ -342,14 +342,14 @@ def _split_trained(
             "instead of the parameters."
         )
 
-    def merge(trained: Iterable[Any], untrained: Iterable[Any]) -> PyTree:
+    def rebuild(trained: Iterable[Any], untrained: Iterable[Any]) -> PyTree:
         sources = {True: iter(trained), False: iter(untrained)}
         return jax.tree.unflatten(treedef, [next(sources[flag]) for flag in is_trained])
 
     leaves = [leaf for _, leaf in paths]
     trained = [jnp.asarray(leaf) for leaf, flag in zip(leaves, is_trained, strict=True) if flag]
     untrained = [leaf for leaf, flag in zip(leaves, is_trained, strict=True) if not flag]
-    return trained, untrained, merge
+    return trained, untrained, rebuild
 
 
 def _as_scalars(losses: PyTree) -> list[Array]:

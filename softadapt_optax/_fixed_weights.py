@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance, stateless
 from softadapt_optax._checks import check_factors
 from softadapt_optax._components import as_component_array
 
@@ -41,11 +41,8 @@ def fixed_weights(weights: PyTree) -> optax.GradientTransformationExtraArgs:
     num_losses = as_component_array(weights, "weights").size
     check_factors("weights", weights, num_losses)
 
-    def init(num_losses: int) -> tuple[()]:
-        del num_losses
-        return ()
-
-    def update(components: Components, state: tuple[()]) -> tuple[Float[Array, " K"], tuple[()]]:
-        return jnp.ones_like(components.losses), state
-
-    return balance(Weighting(init, update), num_losses, priorities=weights)
+    return balance(
+        stateless(lambda components: jnp.ones_like(components.losses)),
+        num_losses,
+        priorities=weights,
+    )

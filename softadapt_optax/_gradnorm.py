@@ -88,8 +88,9 @@ def gradnorm(
       alpha: the exponent, the strength of the pull towards a common training rate. The paper
         takes 1.5 for tasks that differ much and 0.12 for tasks that are alike; 0 levels the
         norms.
-      optimizer: the Optax optimizer of w. Default: ``optax.adam(0.025)``. Weights are kept
-        above 1e-4.
+      optimizer: the Optax optimizer of w, one that needs gradients only. Default:
+        ``optax.adam(0.025)``. What it makes smaller than 1e-4 is set to that before the weights
+        are scaled back.
       shared: W, a pytree of bools (the parameters' structure or a prefix of it) or a function
         of the parameters that gives one; the paper takes the last layer that all losses share,
         which makes the norms almost free. The weights act on all parameters all the same.
@@ -140,7 +141,7 @@ def gradnorm(
         components: Components, state: GradNormState
     ) -> tuple[Float[Array, " K"], GradNormState]:
         w = state.task_weights
-        is_counted = components.priorities > 0
+        is_counted = components.counted
         initial_losses = first_seen(state.initial_losses, components.losses)
         rates = inverse_training_rates(components.losses, initial_losses, is_counted)
         norms = jnp.sqrt(components.squared_norms())
@@ -148,8 +149,8 @@ def gradnorm(
         slopes = jnp.where(is_counted, jnp.sign(w * norms - targets) * norms, 0.0)
         steps, optimizer_state = optimizer.update(slopes, state.weight_optimizer_state, w)
         stepped = jnp.maximum(optax.apply_updates(w, steps), _SMALLEST_WEIGHT)
-        stepped = stepped * mean_of(w, is_counted) / mean_of(stepped, is_counted)
-        w_next = jnp.where(is_counted, stepped, w)
+        scale = mean_of(w, is_counted) / jnp.maximum(mean_of(stepped, is_counted), _SMALLEST_WEIGHT)
+        w_next = jnp.where(is_counted, stepped * scale, w)
         return w, GradNormState(w_next, initial_losses, optimizer_state)
 
     return balance(

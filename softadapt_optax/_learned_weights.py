@@ -61,8 +61,8 @@ def learned_weights(
 
     Args:
       num_losses: K, the number of losses, at least 1. Static.
-      optimizer: the Optax optimizer of :math:`z`; it minimises, also with ``maximize``.
-        Default: ``optax.adam(1e-2)``.
+      optimizer: the Optax optimizer of :math:`z`, one that needs gradients only; it minimises,
+        also with ``maximize``. Default: ``optax.adam(1e-2)``.
       temperature: :math:`\tau` >= 0, the strength of the KL term, in units of the losses. Start
         with the size of the largest loss before training (or of its prior, see
         :func:`prior_loss`): far below it the weights collapse, far above they stay where they
@@ -117,7 +117,7 @@ def learned_weights(
         components: Components, state: LearnedWeightsState
     ) -> tuple[Float[Array, " K"], LearnedWeightsState]:
         z = state.logits
-        is_counted = components.priorities > 0
+        is_counted = components.counted
         largest = jnp.max(jnp.where(is_counted, z, -jnp.inf))
         weights = jnp.where(is_counted, jnp.exp(z - largest), 0.0)
         alpha = weights * components.priorities

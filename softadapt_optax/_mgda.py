@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import Components, balance, stateless
 from softadapt_optax._checks import check_choice, check_integer
 
 
@@ -56,7 +56,7 @@ def _pivot(state: _Pivoting, tolerance: float) -> _Pivoting:
     point = state.point + share * (optimum - state.point)
     point = jnp.where(is_leaving & (jnp.arange(size) == leaving), 0.0, point)
     # If none leaves, the bound variable enters that lowers the objective most.
-    can_enter = ~state.is_free & (solution > tolerance) & (pivots > tolerance)
+    can_enter = ~state.is_free & (solution > tolerance) & (pivots > 0)
     gains = jnp.where(can_enter, solution**2 / jnp.where(can_enter, pivots, 1.0), -1.0)
     is_done = ~is_leaving & ~jnp.any(can_enter)
     index = jnp.where(is_leaving, leaving, jnp.argmax(gains))
@@ -82,16 +82,20 @@ def active_set_weights(
     It is free of the simplex' equation and well scaled however much the norms differ.
     """
     size, dtype = gramian.shape[0], gramian.dtype
-    tolerance = 8 * float(np.finfo(dtype).eps)
+    precision = float(np.finfo(dtype).eps)
     norms = jnp.sqrt(jnp.diagonal(gramian))
     # A gradient that vanishes is the minimiser: as if it were tiny and orthogonal to the others.
     norms = jnp.where(norms > 0, norms, float(np.finfo(dtype).tiny) ** 0.5)
     smallest = jnp.min(jnp.where(counted, norms, jnp.inf))
     c = jnp.where(counted, smallest / norms, 0.0)
     cosines = jnp.where(jnp.eye(size, dtype=bool), 1.0, gramian / norms[:, None] / norms[None, :])
-    hessian = jnp.where(counted[:, None] & counted[None, :], cosines + c[:, None] * c[None, :], 0.0)
+    pairs = counted[:, None] & counted[None, :]
+    hessian = jnp.where(pairs, cosines + c[:, None] * c[None, :], 0.0)
+    # The ridge, of the size of the Gramian's own rounding, keeps nearly parallel gradients apart:
+    # without it one that would improve the point by far may look dependent on the others.
+    ridge = jnp.diag(jnp.where(counted, 64 * precision, 0.0).astype(dtype))
     start = _Pivoting(
-        tableau=jnp.concatenate([hessian, c[:, None]], axis=1),
+        tableau=jnp.concatenate([hessian + ridge, c[:, None]], axis=1),
         point=jnp.zeros_like(c),
         is_free=jnp.zeros_like(counted),
         is_done=jnp.zeros((), dtype=bool),
@@ -100,14 +104,28 @@ def active_set_weights(
     limit = 4 * size + 8  # each variable enters once, as a rule
     end = jax.lax.while_loop(
         lambda state: ~state.is_done & (state.step_count < limit),
-        lambda state: _pivot(state, tolerance),
+        lambda state: _pivot(state, 16 * precision),
         start,
     )
-    # One refinement takes the rounding of the exchanges out.
+    # One refinement takes the ridge and the rounding of the exchanges out. Where gradients are
+    # nearly dependent it can fail: then the objective has risen by more than its own rounding.
     residual = jnp.where(end.is_free, c - jnp.sum(hessian * end.point[None, :], axis=1), 0.0)
     inverse = jnp.where(end.is_free[:, None] & end.is_free[None, :], end.tableau[:, :-1], 0.0)
-    y = jnp.maximum(end.point + jnp.sum(inverse * residual[None, :], axis=1), 0.0)
-    return c * y / jnp.sum(c * y)
+    refined = jnp.maximum(end.point + jnp.sum(inverse * residual[None, :], axis=1), 0.0)
+    before, after = _shares(c * end.point), _shares(c * refined)
+    rise = _squared_norm(after, gramian) - _squared_norm(before, gramian)
+    rounding = 16 * precision * jnp.max(jnp.where(counted, jnp.diagonal(gramian), 0.0))
+    return jnp.where(rise <= rounding, after, before)
+
+
+def _squared_norm(alpha: Float[Array, " K"], gramian: Float[Array, "K K"]) -> Float[Array, ""]:
+    return jnp.sum(alpha[:, None] * gramian * alpha[None, :])
+
+
+def _shares(values: Float[Array, " K"]) -> Float[Array, " K"]:
+    """The values over their sum, or zeros."""
+    total = jnp.sum(values)
+    return values / jnp.where(total > 0, total, 1.0)
 
 
 def two_gradient_weights(
@@ -120,13 +138,13 @@ def two_gradient_weights(
     distances = jnp.maximum(jnp.diagonal(gramian)[::-1] - gramian[0, 1], 0.0)
     distances = jnp.where(counted, distances, 0.0)
     distances = jnp.where(jnp.sum(distances) > 0, distances, counted.astype(gramian.dtype))
-    return distances / jnp.sum(distances)
+    return _shares(distances)
 
 
 def frank_wolfe_weights(
     gramian: Float[Array, "K K"], counted: Bool[Array, " K"], max_iterations: int
 ) -> Float[Array, " K"]:
-    """The same by Frank-Wolfe with exact line search, from equal weights."""
+    """The minimiser by Frank-Wolfe with exact line search, from equal weights."""
     gramian = gramian / jnp.maximum(
         jnp.max(jnp.diagonal(gramian)), float(np.finfo(gramian.dtype).tiny)
     )
@@ -188,9 +206,9 @@ def mgda(
     Args:
       num_losses: K, the number of losses, at least 1. Static.
       normalization: ``"norm"``, ``"loss"``, ``"both"`` or None.
-      solver: ``"active_set"`` reaches the optimum to float32's precision, for K = 2 in closed
-        form; ``"frank_wolfe"``, that of Sener and Koltun, stops well before it where gradients
-        are of different norms or nearly parallel. Static.
+      solver: ``"active_set"`` reaches the optimum, for K = 2 in closed form, else to 1e-5 of
+        the largest squared norm; ``"frank_wolfe"``, that of Sener and Koltun, stops well before
+        it where gradients are of different norms or nearly parallel. Static.
       max_iterations: the most steps of ``"frank_wolfe"``. It also stops at a step below 1e-3.
         Static.
       shared: the parameters that all losses share: a pytree of bools (the parameters'
@@ -233,12 +251,8 @@ def mgda(
     check_choice("solver", solver, ("active_set", "frank_wolfe"))
     check_integer("max_iterations", max_iterations, at_least=1)
 
-    def init(num_losses: int) -> tuple[()]:
-        del num_losses
-        return ()
-
-    def update(components: Components, state: tuple[()]) -> tuple[Float[Array, " K"], tuple[()]]:
-        gramian, is_counted = components.gramian(), components.priorities > 0
+    def weigh(components: Components) -> Float[Array, " K"]:
+        gramian, is_counted = components.gramian(), components.counted
         scales = jnp.ones_like(components.losses)
         if normalization in ("norm", "both"):
             scales = scales * jnp.sqrt(jnp.diagonal(gramian))
@@ -252,10 +266,10 @@ def mgda(
             alpha = two_gradient_weights(gramian, is_counted)
         else:
             alpha = active_set_weights(gramian, is_counted)
-        return alpha / scales, state
+        return alpha / scales
 
     return balance(
-        Weighting(init, update),
+        stateless(weigh),
         num_losses,
         priorities=priorities,
         weight_sum=weight_sum,

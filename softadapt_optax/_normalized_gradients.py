@@ -94,10 +94,14 @@ def normalized_gradients(
         components: Components, state: NormalizedGradientsState
     ) -> tuple[Float[Array, " K"], NormalizedGradientsState]:
         initial_losses = first_seen(state.initial_losses, components.losses)
-        is_counted = components.priorities > 0
+        is_counted = components.counted
         rates = inverse_training_rates(components.losses, initial_losses, is_counted)
         norms = jnp.sqrt(components.squared_norms())
-        inverse_norms = norms / (norms**2 + jnp.asarray(eps, norms.dtype) ** 2)
+        smallest = jnp.asarray(eps, norms.dtype)
+        # The norm over the sum of its square and that of eps, squared only where it cannot vanish.
+        larger = jnp.maximum(norms, smallest)
+        shares = norms / larger
+        inverse_norms = shares / (larger * (shares**2 + (smallest / larger) ** 2))
         weights = rates ** jnp.asarray(rate_exponent, rates.dtype) * inverse_norms
         return weights, NormalizedGradientsState(initial_losses)
 

@@ -132,7 +132,7 @@ def pcgrad(
         components: Components, state: PCGradState
     ) -> tuple[Float[Array, " K"], PCGradState]:
         keys = jax.random.split(jax.random.wrap_key_data(state.projection_key))
-        is_counted = components.priorities > 0
+        is_counted = components.counted
         orders = random_orders(keys[0], num_losses)
         weights = projection_weights(components.gramian(), orders, is_counted)
         if reduction == "mean":

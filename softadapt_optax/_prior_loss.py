@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import ArrayLike, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance, stateless
 from softadapt_optax._checks import check_choice, check_factors, check_flag
 from softadapt_optax._components import as_component_array, check_names, component_names
 
@@ -75,14 +75,12 @@ def prior_loss(
     if names is not None:
         factors = jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(factors))
 
-    def init(num_losses: int) -> tuple[()]:
-        del num_losses
-        return ()
-
-    def update(components: Components, state: tuple[()]) -> tuple[Float[Array, " K"], tuple[()]]:
-        return jnp.ones_like(components.losses), state
-
-    return balance(Weighting(init, update), array.size, priorities=factors, weight_sum=weight_sum)
+    return balance(
+        stateless(lambda components: jnp.ones_like(components.losses)),
+        array.size,
+        priorities=factors,
+        weight_sum=weight_sum,
+    )
 
 
 def cross_entropy_prior(

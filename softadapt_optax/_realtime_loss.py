@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance, stateless
 from softadapt_optax._checks import check_number
 
 
@@ -67,15 +67,8 @@ def realtime_loss(
     """
     check_number("eps", eps, positive=True)
 
-    def init(num_losses: int) -> tuple[()]:
-        del num_losses
-        return ()
-
-    def update(components: Components, state: tuple[()]) -> tuple[Float[Array, " K"], tuple[()]]:
-        return inverse_sizes(components.losses, eps), state
-
     return balance(
-        Weighting(init, update),
+        stateless(lambda components: inverse_sizes(components.losses, eps)),
         num_losses,
         priorities=priorities,
         weight_sum=weight_sum,

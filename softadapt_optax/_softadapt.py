@@ -19,11 +19,13 @@ class SoftAdaptState(NamedTuple):
     Attributes:
       loss_history: the last recorded losses, shape [history, K], newest last; zeros where
         nothing is recorded yet.
-      record_counts: the number of records of each loss since the start, shape [K], int32.
+      loss_counts: the number of records of each loss since the start, shape [K], int32.
+      record_count: the number of records, int32.
     """
 
     loss_history: Float[Array, "history K"]
-    record_counts: Int[Array, " K"]
+    loss_counts: Int[Array, " K"]
+    record_count: Int[Array, ""]
 
 
 @functools.lru_cache(maxsize=128)
@@ -201,25 +203,27 @@ def softadapt(
     def init(num_losses: int) -> SoftAdaptState:
         return SoftAdaptState(
             loss_history=jnp.zeros((history, num_losses), dtype=float),
-            record_counts=jnp.zeros(num_losses, dtype=jnp.int32),
+            loss_counts=jnp.zeros(num_losses, dtype=jnp.int32),
+            record_count=jnp.zeros((), dtype=jnp.int32),
         )
 
     def update(
         components: Components, state: SoftAdaptState
     ) -> tuple[Float[Array, " K"], SoftAdaptState]:
         loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
-        record_counts = optax.safe_increment(state.record_counts)
-        is_counted = components.priorities > 0
+        loss_counts = optax.safe_increment(state.loss_counts)
+        record_count = optax.safe_increment(state.record_count)
+        is_counted = components.counted
         rates = _rates_of_change(loss_history, is_counted, degree, rate, normalized, eps)
         weights = _exponential_weights(
             rates,
-            beta=beta(jnp.max(record_counts) * every - 1) if callable(beta) else beta,
+            beta=beta(record_count * every - 1) if callable(beta) else beta,
             mean_losses=jnp.sum(loss_history / history, axis=0) if loss_weighted else None,
             counted=is_counted,
         )
-        is_warm = jnp.all((record_counts >= history) | ~is_counted)
+        is_warm = jnp.all((loss_counts >= history) | ~is_counted)
         weights = jnp.where(is_warm, weights, jnp.ones_like(weights))
-        return weights, SoftAdaptState(loss_history, record_counts)
+        return weights, SoftAdaptState(loss_history, loss_counts, record_count)
 
     return balance(
         Weighting(init, update),

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -49,14 +50,15 @@ def uncertainty(
     :func:`realtime_loss`, smoothed and halved.
 
     It is made for non-negative losses, the mean squared error of a Gaussian likelihood above
-    all. With the paper's penalty the weight of a loss that goes to zero grows without bound,
-    and so does, exponentially, that of a negative loss.
+    all. The weight of a loss that goes to zero grows without bound, with either penalty, and so
+    does, exponentially, that of a negative loss.
 
     ``updates`` are those of :func:`balance`.
 
     Args:
       num_losses: K, the number of losses, at least 1. Static.
-      optimizer: the Optax optimizer of :math:`s`. Default: ``optax.adam(1e-2)``.
+      optimizer: the Optax optimizer of :math:`s`, one that needs gradients only. Default:
+        ``optax.adam(1e-2)``.
       penalty: ``"log"``, :math:`\log \sigma`, that of the paper; or ``"log1p"``,
         :math:`\log(1 + \sigma^2)`, which is never negative, so that the objective is not
         either; its weights rest at :math:`2 / (f_k + \sqrt{f_k^2 + 8 f_k})`, nearer to 1/2.
@@ -102,9 +104,12 @@ def uncertainty(
         weights = 0.5 * jnp.exp(-s)
         penalty_slopes = 0.5 if penalty == "log" else jax.nn.sigmoid(s)
         slopes = penalty_slopes - weights * components.losses
-        slopes = jnp.where(components.priorities > 0, slopes, 0.0)
+        slopes = jnp.where(components.counted, slopes, 0.0)
         steps, optimizer_state = optimizer.update(slopes, state.variance_optimizer_state, s)
-        return weights, UncertaintyState(optax.apply_updates(s, steps), optimizer_state)
+        # Beyond it the weights of a loss that is zero for long would overflow, and stay there.
+        limit = float(np.log(np.finfo(s.dtype).max)) / 2
+        s_next = jnp.clip(optax.apply_updates(s, steps), -limit, limit)
+        return weights, UncertaintyState(s_next, optimizer_state)
 
     return balance(
         Weighting(init, update),

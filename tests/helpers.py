@@ -91,7 +91,7 @@ def gradient_factories():
         "normalized_gradients, rates": lambda: sa.normalized_gradients(3, 1.0, eps=0.05),
         "pcgrad": lambda: sa.pcgrad(3),
         "mgda": lambda: sa.mgda(3),
-        "mgda, shared every": lambda: sa.mgda(3, "both", shared=largest_leaf, every=2),
+        "mgda, shared every": lambda: sa.mgda(3, "norm", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,
     }
 

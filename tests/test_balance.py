@@ -40,14 +40,18 @@ def train(tx, steps, losses_fn=quadratic_losses, params=None):
 @pytest.mark.parametrize("name", all_factories())
 def test_stacked_and_lazy_gradients_give_the_same_steps(name):
     tx = optax.chain(all_factories()[name](), optax.sgd(0.05))
+
+    @jax.jit
+    def step(params, lazy_state, stacked_state):
+        losses, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        lazy, lazy_state = tx.update(grads, lazy_state, params)
+        stacked, stacked_state = tx.update(grads.stack(), stacked_state, params, losses=losses)
+        return lazy, lazy_state, stacked, stacked_state
+
     params = quadratic_params()
     lazy_state = stacked_state = tx.init(params)
     for _ in range(8):
-        losses, grads = sa.value_and_component_grads(quadratic_losses)(params)
-        lazy, lazy_state = tx.update(grads, lazy_state, params)
-        array, _ = tx.update(grads.stack(), stacked_state, params, losses=grads.losses)
-        stacked, stacked_state = tx.update(grads.stack(), stacked_state, params, losses=losses)
-        jax.tree.map(np.testing.assert_array_equal, array, stacked)
+        lazy, lazy_state, stacked, stacked_state = step(params, lazy_state, stacked_state)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
             (lazy, lazy_state),
@@ -225,30 +229,31 @@ def test_weights_that_are_not_finite_are_not_used(bad):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("name", all_factories())
 def test_h_has_the_dtype_of_each_parameter_and_the_state_is_float32(name, dtype):
-    tx = all_factories()[name]()
-    params = quadratic_params(dtype)
-    state = tx.init(params)
-    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
-    for updates, losses in ((grads, None), (grads.stack(), grads.losses)):
-        h, new_state = tx.update(updates, state, params, losses=losses)
-        assert {leaf.dtype for leaf in jax.tree.leaves(h)} == {jnp.dtype(dtype)}
-        for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
-            assert (old.dtype, old.shape) == (new.dtype, new.shape)
-            assert old.dtype in (jnp.float32, jnp.int32, jnp.uint32)
-            assert not new.weak_type
-            assert not old.weak_type
+    check_dtypes(all_factories()[name](), dtype, (jnp.float32, jnp.int32, jnp.uint32))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_under_x64_the_state_is_float64(dtype):
-    tx = sa.softadapt(3, loss_weighted=True)
+@pytest.mark.parametrize("name", all_factories())
+def test_under_x64_the_state_is_float64(name, dtype):
+    check_dtypes(all_factories()[name](), dtype, (jnp.float64, jnp.int32, jnp.uint32))
+
+
+def check_dtypes(tx, dtype, state_dtypes):
+    def both_forms(state, params):
+        losses, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        lazy = tx.update(grads, state, params)
+        return lazy, tx.update(grads.stack(), state, params, losses=losses)
+
     params = quadratic_params(dtype)
-    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
-    for updates, losses in ((grads, None), (grads.stack(), grads.losses)):
-        h, state = tx.update(updates, tx.init(params), params, losses=losses)
-        assert state.loss_weights.dtype == jnp.float64
+    state = tx.init(params)
+    for h, new_state in jax.eval_shape(both_forms, state, params):
         assert {leaf.dtype for leaf in jax.tree.leaves(h)} == {jnp.dtype(dtype)}
+        for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
+            assert (old.dtype, old.shape) == (new.dtype, new.shape)
+            assert old.dtype in state_dtypes
+            assert not new.weak_type
+            assert not old.weak_type
 
 
 def test_stacked_bfloat16_is_summed_in_float32():

@@ -20,6 +20,20 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL_BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
 
+GRADIENT_COLUMNS = (
+    "gradnorm, last layer",
+    "mgda, every=100",
+    "gradnorm",
+    "normalized_gradients",
+    "pcgrad",
+    "mgda",
+)
+
+
+def number_of_losses(report, case):
+    return next(row["num_losses"] for row in report["rows"] if row["case"] == case)
+
+
 def is_public_function(name):
     return inspect.isfunction(inspect.unwrap(getattr(sa, name)))
 
@@ -71,13 +85,24 @@ def test_the_readme_has_two_commands_of_one_line():
 
 def test_the_costs_in_the_readme_are_those_of_the_benchmark():
     report = json.loads((ROOT / "benchmarks" / "step_cost.json").read_text())
+    gradient_methods = {}
     for row in report["rows"]:
+        low, high = row["time_ratio_quartiles"]
+        ratio = f"{row['time_ratio']:.2f}"
         if row["step"] in ("plain again", "softadapt", "softadapt, all options"):
-            low, high = row["time_ratio_quartiles"]
-            cell = f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})"
+            cell = f"{ratio} ({low:.2f} to {high:.2f})"
             assert re.search(
                 rf"^\| {re.escape(row['case'])}.*{re.escape(cell)}", README, re.MULTILINE
             )
+        elif row["step"] in GRADIENT_COLUMNS:
+            gradient_methods.setdefault(row["case"], {})[row["step"]] = ratio
+            gradient_methods[row["case"]]["flops"] = f"{row['flop_ratio']:.2f}"
+    for case, ratios in gradient_methods.items():
+        cells = [ratios[column] for column in (*GRADIENT_COLUMNS, "flops")]
+        assert f"| {case}, K={number_of_losses(report, case)} | {' | '.join(cells)} |" in README
+    for method, microseconds in report["solver_microseconds"].items():
+        figures = [f"{microseconds[size]:.1f}" for size in ("2", "4", "8", "16")]
+        assert f"| `{method}` | {' | '.join(figures)} |" in README
     assert f"{report['update_microseconds']:.2f} microseconds" in README
     assert report["machine"]["date"] in README
     assert f"jax {report['machine']['jax']}" in README
@@ -86,6 +111,8 @@ def test_the_costs_in_the_readme_are_those_of_the_benchmark():
 def test_links_into_the_repository_lead_somewhere():
     links = re.findall(r"\]\(([^)]+)\)", README)
     local = [link for link in links if not link.startswith("http")]
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {"#" + heading.lower().replace(" ", "-") for heading in headings}
     assert local
     for link in local:
-        assert (ROOT / link).exists(), link
+        assert link in anchors if link.startswith("#") else (ROOT / link).exists(), link

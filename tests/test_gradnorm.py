@@ -79,6 +79,12 @@ def test_a_gradient_that_vanishes_takes_no_weight_from_the_others():
     assert jnp.all(levelled > 0)
 
 
+def test_the_smallest_eps_is_not_squared_away():
+    tx = sa.normalized_gradients(2, eps=1e-30)
+    weights = weights_of_steps(tx, np.ones((1, 2)), np.array([[[0.0, 0.0], [3.0, 4.0]]]))
+    np.testing.assert_allclose(weights, [[0.0, 0.2]])
+
+
 @pytest.mark.parametrize("factory", [sa.gradnorm, sa.normalized_gradients])
 def test_a_loss_that_starts_at_zero(factory):
     losses = np.array([[0.0, 1.0], [0.0, 1.0], [0.5, 0.9], [0.4, 0.8]])

@@ -88,6 +88,13 @@ def test_extreme_losses_never_leave_the_state_broken(factory, losses):
     assert jnp.all(weights >= 0)
 
 
+def test_a_loss_that_is_zero_for_long_does_not_stop_the_others():
+    tx = sa.uncertainty(2, optax.sgd(1.0))
+    weights = weights_along(tx, [[0.0, 2.0]] * 400 + [[1.0, 100.0]] * 400)
+    assert jnp.all(jnp.isfinite(weights))
+    np.testing.assert_allclose(weights[-1][1], 1 / 200, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("factory", "options", "error", "message"),
     [

@@ -53,6 +53,31 @@ def test_reaches_the_optimum(case, num_losses):
             assert ours - optimum <= 10 * GAP * max(smallest, 1e-10 * largest)
 
 
+def fans(num_losses, dimensions, count=400):
+    """Gradients a small angle apart, some turned round: nearly dependent, yet each matters."""
+    rng = np.random.default_rng(num_losses * dimensions)
+    width = 10.0 ** rng.uniform(-4, -0.5, size=(count, 1, 1))
+    apart = width * rng.normal(size=(count, num_losses, dimensions))
+    signs = np.where(rng.random((count, num_losses, 1)) < 0.2, -1.0, 1.0)
+    return signs * (apart + rng.normal(size=(count, 1, dimensions)))
+
+
+@pytest.mark.parametrize(
+    ("num_losses", "dimensions"), [(3, 2), (4, 3), (8, 3), (8, 4), (16, 3), (32, 5)]
+)
+def test_reaches_the_optimum_on_fans(num_losses, dimensions):
+    for gradients in fans(num_losses, dimensions):
+        ours, optimum = squared_norm_and_optimum(gradients)
+        assert ours - optimum <= GAP * (gradients**2).sum(axis=1).max()
+
+
+def test_a_gradient_nearly_parallel_to_others_is_not_left_out():
+    angles = np.deg2rad([1.5, 6.5, 0.0])
+    gradients = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    weights = weights_of_steps(sa.mgda(3), np.ones((1, 3)), gradients[None])[0]
+    np.testing.assert_allclose(weights, [0.0, 0.5, 0.5], atol=0.02)
+
+
 @pytest.mark.parametrize("kind", ["shared output", "own batches", "trunk and heads"])
 @pytest.mark.parametrize("num_losses", [2, 4, 8])
 def test_reaches_the_optimum_on_trained_networks(kind, num_losses):

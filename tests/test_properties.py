@@ -267,6 +267,71 @@ def test_a_period_means_the_losses_that_were_there():
     np.testing.assert_array_equal(state.period_counts, 0)
 
 
+@pytest.mark.parametrize("method", ["gradnorm", "normalized_gradients", "pcgrad", "mgda"])
+def test_a_loss_that_is_absent_when_the_gradients_are_looked_at(method):
+    """It was there before in the period; its gradient of now is no news of it."""
+    losses, gradients = history_of(3)
+    present = np.ones((4, 3), dtype=bool)
+    present[3, 2] = False
+    gradients[3, 2] = 0.0
+    tx = make(method, 3, every=2)
+    _, before = presence_of(tx, losses[:3], gradients[:3], present[:3])
+    weights, after = presence_of(tx, losses[:4], gradients[:4], present)
+    assert weights[3, 2] == 0.0
+    assert (weights[3, :2] > 0).any()
+    assert after.held_weights[2] == before.held_weights[2]
+
+
+def test_held_weights_keep_their_share_where_only_ratios_count():
+    tx = make("softadapt", 3, weight_sum=1.0, every=2)
+    rng = np.random.default_rng(0)
+    losses = rng.uniform(1.0, 2.0, (8, 3)) * [1e-3, 1.0, 1e3]
+    everyone = np.ones((8, 3), dtype=bool)
+    partly = everyone.copy()
+    partly[4:6, 2] = False  # a whole period
+    zeros = np.zeros((8, 3, 1))
+    full, _ = presence_of(tx, losses[:7], zeros, everyone)
+    some, _ = presence_of(tx, losses[:7], zeros, partly)
+    assert full[3, 2] > 0.99
+    np.testing.assert_allclose(some[6, 2], full[3, 2], atol=0.01)
+
+
+def test_a_loss_that_was_never_seen_is_held_at_the_mean_of_the_others():
+    tx = make("realtime_loss", 3, every=10)
+    losses = np.array([[1e-3, 2e-3, 5.0], [1e-3, 2e-3, 5.0]])
+    weights, _ = presence_of(tx, losses, np.zeros((2, 3, 1)), np.array([[1, 1, 0], [1, 1, 1]]))
+    np.testing.assert_allclose(weights, [[1000.0, 500.0, 0.0], [1000.0, 500.0, 750.0]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_present_is_no_division_by_zero(method):
+    tx = make(method, 3)
+    with jax.debug_nans(True):
+        h, state = tx.update(
+            jnp.ones((3, 2)), tx.init(None), losses=jnp.ones(3), present=jnp.zeros(3, dtype=bool)
+        )
+    np.testing.assert_array_equal(h, 0.0)
+    jax.tree.map(
+        lambda old, new: (
+            np.testing.assert_array_equal(old, new)
+            if jnp.ndim(old) and old.shape[-1] == 3
+            else None
+        ),
+        tx.init(None).weighting_state,
+        state.weighting_state,
+    )
+
+
+@each_method
+def test_a_loss_of_priority_zero_may_be_anything(method):
+    losses, gradients = history_of(3)
+    losses[2:4, 1] = np.nan
+    tx = make(method, 3, priorities=(1.0, 0.0, 2.0), weight_sum=1.0)
+    rows = np.asarray(weights_of_steps(tx, losses, gradients))
+    clean, _ = history_of(3)
+    np.testing.assert_array_equal(rows, weights_of_steps(tx, clean, gradients))
+
+
 def test_present_by_name_and_lazily_inside_jit():
     def losses_fn(x, seen):
         count = jnp.sum(seen)
@@ -286,7 +351,7 @@ def test_present_by_name_and_lazily_inside_jit():
         x, opt_state = step(x, opt_state, jnp.asarray(seen))
         assert (sa.loss_weights(opt_state)[1] > 0) == any(seen)
         assert jnp.all(jnp.isfinite(x))
-    np.testing.assert_array_equal(opt_state[0].weighting_state.record_counts, [3, 2])
+    np.testing.assert_array_equal(opt_state[0].weighting_state.loss_counts, [3, 2])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The weights of SoftAdapt: against the oracle, and their laws."""
 
+import functools
 import itertools
 from fractions import Fraction
 
@@ -137,6 +138,15 @@ def losses_of_any_size(num_losses: int, steps: int):
     )
 
 
+@functools.cache
+def compiled_run(weight_sum, options):
+    def run(beta, trajectory):
+        tx = sa.softadapt(3, beta, history=3, order=2, weight_sum=weight_sum, **dict(options))
+        return weights_along(tx, trajectory)
+
+    return jax.jit(run)
+
+
 @hypothesis.settings(deadline=None, max_examples=150)
 @hypothesis.given(
     trajectory=losses_of_any_size(3, 4),
@@ -151,8 +161,8 @@ def losses_of_any_size(num_losses: int, steps: int):
     weight_sum=st.sampled_from([1.0, 3.0]),
 )
 def test_weights_are_not_negative_and_keep_their_sum(trajectory, beta, options, weight_sum):
-    tx = sa.softadapt(3, jnp.float32(beta), history=3, order=2, weight_sum=weight_sum, **options)
-    weights = np.asarray(weights_along(tx, trajectory))
+    run = compiled_run(weight_sum, tuple(options.items()))
+    weights = np.asarray(run(jnp.float32(beta), jnp.asarray(trajectory, jnp.float32)))
     assert np.all(weights >= 0)
     np.testing.assert_allclose(weights.sum(axis=1), weight_sum, rtol=1e-6)
 
