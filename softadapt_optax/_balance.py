@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
@@ -276,8 +277,9 @@ def _check_stacked(updates: PyTree, params: PyTree | None, num_losses: int) -> N
             raise ValueError(
                 f"Stacked gradients should have shape [K, *parameter shape], here {wanted} at "
                 f"{name}, got {shape}. Likely cause: the weighting is not first in its chain or "
-                "is wrapped in `MultiSteps` (wrap the optimizer behind it instead), or `updates` "
-                "are the gradients of a summed loss."
+                "is wrapped in `MultiSteps` (wrap the optimizer behind it instead), `updates` are "
+                "the gradients of a summed loss, or `num_losses`, or the number of fixed weights, "
+                "is not the number of losses."
             )
 
 
@@ -289,10 +291,18 @@ def _shared_mask(
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None, params: PyTree | None
 ) -> PyTree[bool] | None:
     """The mask that ``shared`` is or gives."""
+    if shared is None:
+        return None
     if callable(shared) and params is None:
         raise ValueError("`params` should be passed to `update` if `shared` is a function.")
     mask = shared(params) if callable(shared) else shared
-    if mask is not None and not any(jax.tree.leaves(mask)):
+    leaves = jax.tree.leaves(mask)
+    if mask is None or not all(isinstance(leaf, bool | np.bool_) for leaf in leaves):
+        raise TypeError(
+            "`shared` should be True or False for each parameter or each part of the tree of "
+            f"parameters, or a function of them that gives it, got {mask!r}."
+        )
+    if not any(leaves):
         raise ValueError(
             f"`shared` should select at least one parameter, got {mask}. Likely cause: a function "
             "that looks for a name that no parameter has."
@@ -431,7 +441,7 @@ def balance(
             state,
             jax.eval_shape(init_fn, None),
             "`opt_state` should be a state of this transformation. Likely cause: a state made "
-            "with other options, such as `num_losses` or `history`.",
+            "by another method or with other options, such as `num_losses` or `history`.",
         )
         mask = _shared_mask(shared, params)
         is_present = _as_mask_of_losses(present, grads)

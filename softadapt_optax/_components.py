@@ -404,7 +404,10 @@ def _map_mask(function: Callable[..., PyTree], mask: PyTree[bool], *trees: PyTre
     except (TypeError, ValueError) as error:
         raise ValueError(
             "A mask of parameters, such as `shared`, should be a pytree of bools with the "
-            f"structure of the parameters or a prefix of it, got {mask}."
+            f"structure of the parameters or a prefix of it, got {mask}. Likely cause: a level is "
+            'missing, such as Flax\'s "params"; a function of the parameters that calls '
+            "`jax.tree_util.tree_map_with_path` fits any structure. The parameters have "
+            f"{jax.tree.structure(trees[0])}."
         ) from error
 
 

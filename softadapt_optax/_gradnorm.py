@@ -36,11 +36,16 @@ def mean_of(values: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Arr
 def inverse_training_rates(
     losses: Float[Array, " K"], initial_losses: Float[Array, " K"], counted: Bool[Array, " K"]
 ) -> Float[Array, " K"]:
-    """The share of each loss that is left, over the mean share: above 1 for a slow loss."""
+    """The share of each loss that is left, over the mean share: above 1 for a slow loss.
+
+    1 for losses that do not count.
+    """
     tiny = float(np.finfo(losses.dtype).tiny)
     left = jnp.abs(losses) / jnp.maximum(jnp.abs(initial_losses), tiny)
     left = jnp.where(initial_losses == 0, 1.0, left)
-    return left / jnp.maximum(mean_of(left, counted), tiny)
+    return jnp.where(counted, left, 1.0) / jnp.where(
+        counted, jnp.maximum(mean_of(left, counted), tiny), 1.0
+    )
 
 
 def first_seen(
@@ -76,7 +81,8 @@ def gradnorm(
       \sum_k \big| G_k - \bar G \, r_k^\alpha \big|, \qquad
       \bar G = \frac{1}{K} \sum_\ell G_\ell,
 
-    the target :math:`\bar G r_k^\alpha` held constant, and are scaled back to their sum. A
+    the target :math:`\bar G r_k^\alpha` held constant, and are scaled back to their sum. The
+    losses are taken for non-negative (of others the size counts, which is no rate). A
     loss that has fallen less than the others has :math:`r_k > 1` and gets a *larger* gradient
     for :math:`\alpha > 0`. As in the paper a training step uses the weights before this
     update, 1 at the start, on all parameters.

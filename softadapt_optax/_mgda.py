@@ -220,7 +220,8 @@ def mgda(
         structure of the losses (see :func:`balance`). They act on the minimiser; with unequal
         ones h need not descend in every loss. Default: all 1.
       every: find the weights once in this many steps, with the gradients of that step, and
-        hold them in between. Static.
+        hold them in between, where h need not descend in every loss; nor does it in a step that
+        joins weights found at different steps, after a loss was absent. Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.

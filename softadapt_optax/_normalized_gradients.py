@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -43,7 +44,8 @@ def normalized_gradients(
     with a = ``rate_exponent``. It is where :func:`gradnorm` wants to go, reached at once
     instead of by steps: for a = 0 the direction does not change when a loss is rescaled, nor
     when a monotone function is applied to it. The norm of h does not go to zero at a minimum:
-    use an optimizer or a schedule that lets the step size fall.
+    use an optimizer or a schedule that lets the step size fall. With a other than 0 the losses
+    are taken for non-negative (of others the size counts, which is no rate).
 
     ``updates`` are those of :func:`balance`.
 
@@ -97,11 +99,9 @@ def normalized_gradients(
         is_counted = components.counted
         rates = inverse_training_rates(components.losses, initial_losses, is_counted)
         norms = jnp.sqrt(components.squared_norms())
-        smallest = jnp.asarray(eps, norms.dtype)
-        # The norm over the sum of its square and that of eps, squared only where it cannot vanish.
-        larger = jnp.maximum(norms, smallest)
-        shares = norms / larger
-        inverse_norms = shares / (larger * (shares**2 + (smallest / larger) ** 2))
+        # Its square must not vanish, or a gradient of norm zero is divided by zero.
+        smallest = jnp.maximum(jnp.asarray(eps, norms.dtype), np.finfo(norms.dtype).tiny ** 0.5)
+        inverse_norms = norms / (norms**2 + smallest**2)
         weights = rates ** jnp.asarray(rate_exponent, rates.dtype) * inverse_norms
         return weights, NormalizedGradientsState(initial_losses)
 

@@ -103,7 +103,7 @@ def cross_entropy_prior(
       initial: whether to give the initial value, :math:`\log C`.
 
     Returns:
-      The loss in nats, a number for :func:`prior_loss`.
+      The loss in nats, a number for :func:`prior_loss`, computed by NumPy outside of ``jit``.
 
     Raises:
       TypeError: ``class_counts`` are not numbers.
@@ -157,7 +157,8 @@ def squared_error_prior(
         axes after the first; it has to be the same here. Over the samples it is a mean.
 
     Returns:
-      The loss in the square of the targets' unit, a number for :func:`prior_loss`.
+      The loss in the square of the targets' unit, a number for :func:`prior_loss`, computed by
+      NumPy outside of ``jit``.
 
     Raises:
       TypeError: ``targets`` are not numbers.
@@ -176,7 +177,7 @@ def squared_error_prior(
     if array.ndim == 0 or array.size == 0 or not np.all(np.isfinite(array)):
         raise ValueError(
             "`targets` should be finite numbers of shape [samples, ...], at least one, got shape "
-            f"{array.shape}."
+            f"{array.shape} with {np.sum(~np.isfinite(array))} that are not finite."
         )
     errors = array if initial else array - np.mean(array, axis=0)
     by_feature = np.mean(errors**2, axis=0)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from helpers import heads_problem, own_batches_problem, training_step
+from helpers import heads_problem, own_batches_problem, training_step, unchecked
 
 import softadapt_optax as sa
 
@@ -130,4 +130,18 @@ def test_a_mask_of_nothing_is_named():
     losses_fn, params = heads_problem(K)
     tx = sa.mgda(K, shared={"trunk": False, "heads": False})
     with pytest.raises(ValueError, match="`shared` should select at least one parameter, got"):
+        tx.update(lazily(losses_fn, params), tx.init(params), params)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["trunk", {"trunk": "yes", "heads": "no"}, {"trunk": np.ones(2, bool), "heads": False}, 1]
+    + [lambda params: None, lambda params: params["trunk"]],
+)
+def test_a_mask_of_something_else_is_named(mask):
+    losses_fn, params = heads_problem(K)
+    tx = unchecked(sa.balance)(
+        sa.Weighting(lambda k: (), lambda c, s: (jnp.diagonal(c.gramian()), s)), K, shared=mask
+    )
+    with pytest.raises(TypeError, match="`shared` should be True or False for each parameter or"):
         tx.update(lazily(losses_fn, params), tx.init(params), params)

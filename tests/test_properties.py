@@ -279,13 +279,12 @@ def test_a_loss_that_is_absent_when_the_gradients_are_looked_at(method):
     weights, after = presence_of(tx, losses[:4], gradients[:4], present)
     assert weights[3, 2] == 0.0
     assert (weights[3, :2] > 0).any()
-    assert after.held_weights[2] == before.held_weights[2]
+    np.testing.assert_allclose(after.held_weights[2], before.held_weights[2], rtol=1e-5)
 
 
 def test_held_weights_keep_their_share_where_only_ratios_count():
     tx = make("softadapt", 3, weight_sum=1.0, every=2)
-    rng = np.random.default_rng(0)
-    losses = rng.uniform(1.0, 2.0, (8, 3)) * [1e-3, 1.0, 1e3]
+    losses = np.broadcast_to([1e-3, 1.0, 1e3], (8, 3))
     everyone = np.ones((8, 3), dtype=bool)
     partly = everyone.copy()
     partly[4:6, 2] = False  # a whole period
