@@ -287,9 +287,7 @@ def _is_masked_node(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
 
 
-def _shared_mask(
-    shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None, params: PyTree | None
-) -> PyTree[bool] | None:
+def _shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     """The mask that ``shared`` is or gives."""
     if shared is None:
         return None

