@@ -1,6 +1,7 @@
 """The protocol of every method, and the one transformation that applies it."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -181,7 +182,7 @@ def _stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
         for leaf, before in leaves
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return jnp.all(jnp.stack(good))
+    return functools.reduce(operator.and_, good, jnp.ones((), dtype=bool))
 
 
 def _own_typed_array(leaf: ArrayLike) -> Array:
@@ -444,8 +445,8 @@ def balance(
         mask = _shared_mask(shared, params)
         is_present = _as_mask_of_losses(present, grads)
         needs_gradients = _asks_for_gradients(weighting, num_losses)
-        if needs_gradients and every == 1:
-            grads = grads.formed(mask)
+        if needs_gradients:
+            grads = grads.formed(mask) if every == 1 else grads.formed_anew()
 
         is_counted = factors(is_present) > 0
         component_losses = jnp.where(is_counted, grads.losses, 1.0)  # whatever the others are
@@ -494,7 +495,8 @@ def balance(
             candidate._replace(loss_weights=scaled(candidate.held_weights, is_present))
             for candidate in (new_state, state)
         )
-        is_good = jnp.all(jnp.isfinite(component_losses)) & _stays_finite(new_state, old_state)
+        is_good = jnp.all(jnp.isfinite(means) & jnp.isfinite(new_state.loss_weights))
+        is_good &= _stays_finite(new_state.weighting_state, old_state.weighting_state)
         state = _where(is_good, new_state, old_state)
 
         h = grads.combine(state.loss_weights)

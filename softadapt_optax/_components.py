@@ -46,11 +46,13 @@ class ComponentGrads:
         names: list[str] | None,
         pull: Callable[[Float[Array, " K"]], PyTree],
         pull_each: Callable[[], list[PyTree]],
+        pull_each_anew: Callable[[], list[PyTree]] | None = None,
     ):
         self.losses = losses
         self.names = names
         self._pull = pull
         self._pull_each = pull_each
+        self._pull_each_anew = pull_each if pull_each_anew is None else pull_each_anew
 
     def combine(self, weights: PyTree) -> PyTree:
         r"""The combined gradient :math:`h = \sum_k \alpha_k \nabla f_k`.
@@ -111,11 +113,20 @@ class ComponentGrads:
 
         return ComponentGrads(self.losses, self.names, pull, lambda: each)
 
+    def formed_anew(self) -> "ComponentGrads":
+        """The same; whoever needs the K gradients has the forward pass computed again.
+
+        For a branch that is seldom taken: it then takes parameters and data instead of all that
+        the forward pass leaves for the backward pass, which would have to be written to memory
+        in each step.
+        """
+        return ComponentGrads(self.losses, self.names, self._pull, self._pull_each_anew)
+
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
         check_names("losses", losses, self.names)
         losses = as_component_array(losses, "losses", self.losses.size)
-        return ComponentGrads(losses, self.names, self._pull, self._pull_each)
+        return ComponentGrads(losses, self.names, self._pull, self._pull_each, self._pull_each_anew)
 
     def __repr__(self) -> str:
         return f"ComponentGrads(num_losses={self.losses.size}, names={self.names})"
@@ -208,17 +219,24 @@ def value_and_component_grads(
         def pull(weights: Float[Array, " K"]) -> PyTree:
             return transpose(pushforward, _cast_like(jnp.unstack(weights), components))
 
-        def pull_one(k: int) -> PyTree:
-            # Transposing one output alone makes the other cotangents symbolic zeros.
-            return transpose(
-                lambda tangents: pushforward(tangents)[k], jnp.ones_like(components[k])
-            )
+        def pull_each(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
+            def pull_one(k: int) -> PyTree:
+                # Transposing one output alone makes the other cotangents symbolic zeros.
+                return transpose(
+                    lambda tangents: pushforward(tangents)[k], jnp.ones_like(components[k])
+                )
+
+            return [pull_one(k) for k in range(len(components))]
+
+        def pull_each_anew() -> list[PyTree]:
+            return pull_each(jax.linearize(components_fn, trained, has_aux=True)[1])
 
         grads = ComponentGrads(
             losses=as_component_array(components, "losses"),
             names=component_names(losses),
             pull=pull,
-            pull_each=lambda: [pull_one(k) for k in range(len(components))],
+            pull_each=functools.partial(pull_each, pushforward),
+            pull_each_anew=pull_each_anew,
         )
         return ((losses, aux) if has_aux else losses), grads
 
