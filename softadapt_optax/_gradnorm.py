@@ -99,8 +99,8 @@ def gradnorm(
         are scaled back.
       shared: W, a pytree of bools (the parameters' structure or a prefix of it) or a function
         of the parameters that gives one; the paper takes the last layer that all losses share,
-        which makes the norms almost free. The weights act on all parameters all the same.
-        Default: all of them.
+        which costs K gradients of that layer instead of all. The weights act on all parameters
+        all the same. Default: all of them.
       weight_sum: the sum of the weights, > 0. Default: K, as in the paper.
       priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
         structure of the losses (see :func:`balance`). They act on top of the levelled norms.

@@ -471,7 +471,7 @@ def test_losses_of_other_names_in_place_of_those_in_component_grads():
     [
         (sa.softadapt(3), r"loss_weights float32\[2\].*got.*loss_weights float32\[3\]"),
         (sa.softadapt(2, history=7), r"loss_history float32\[5, 2\].*loss_history float32\[7, 2\]"),
-        (sa.fixed_weights([1.0, 2.0]), "Likely cause: a state made with other options"),
+        (sa.fixed_weights([1.0, 2.0]), "Likely cause: a state made by another method"),
         (optax.adam(0.1), "`opt_state` should be a state of this transformation"),
     ],
 )
