@@ -1,5 +1,7 @@
 """What Optax asks of every transformation, as one table over all factories."""
 
+import inspect
+
 import chex
 import jax
 import jax.export
@@ -264,6 +266,35 @@ def test_inject_hyperparams_changes_nothing(options):
     assert_close(params, expected_params)
     np.testing.assert_allclose(sa.loss_weights(state), sa.loss_weights(expected_state), rtol=1e-5)
     assert "beta" in state[0].hyperparams
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "injected"),
+    [
+        (sa.initial_loss, {"num_losses": 3, "steps": 2}, "eps"),
+        (sa.realtime_loss, {"num_losses": 3}, "eps"),
+        (sa.uncertainty, {"num_losses": 3, "weight_sum": 2.0}, "weight_sum"),
+        (sa.learned_weights, {"num_losses": 3, "temperature": 0.5}, "temperature"),
+        (sa.gradnorm, {"num_losses": 3, "alpha": 0.5}, "alpha"),
+        (sa.normalized_gradients, {"num_losses": 3, "rate_exponent": 1.0}, "rate_exponent"),
+        (sa.pcgrad, {"num_losses": 3, "seed": 5}, "seed"),
+        (sa.mgda, {"num_losses": 3, "weight_sum": 3.0}, "weight_sum"),
+    ],
+)
+def test_inject_hyperparams_changes_nothing_for_any_method(factory, options, injected):
+    shape_giving = ("num_losses", "every", "steps", "max_iterations")
+    static = [name for name in shape_giving if name in inspect.signature(factory).parameters]
+    tx, plain = optax.inject_hyperparams(factory, static_args=static)(**options), factory(**options)
+    params = quadratic_params()
+    state, plain_state = tx.init(params), plain.init(params)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    stacked = grads.stack()
+    for scale in (1.0, 0.5, 0.7):
+        losses = scale * grads.losses
+        h, state = tx.update(stacked, state, params, losses=losses)
+        wanted, plain_state = plain.update(stacked, plain_state, params, losses=losses)
+        assert_close(h, wanted)
+    assert injected in state.hyperparams
 
 
 def test_injected_beta_can_be_set_and_scheduled():
