@@ -165,9 +165,8 @@ def _carry_over(
     """The new weights; those of losses that were not seen keep their share, or their value."""
     new_sum, old_sum = (jnp.sum(jnp.where(seen, weights, 0.0)) for weights in (new, old))
     has_share = rescale & (new_sum > 0) & (old_sum > 0)
-    return jnp.where(
-        seen, new, jnp.where(has_share, new_sum / jnp.where(has_share, old_sum, 1.0), 1.0) * old
-    )
+    ratio = jnp.where(has_share, new_sum / jnp.where(has_share, old_sum, 1.0), 1.0)
+    return jnp.where(seen, new, ratio * old)
 
 
 def _where(condition: bool | Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
