@@ -160,6 +160,13 @@ def projected_gradients(gradients: np.ndarray, orders) -> np.ndarray:
     return np.array(projected)
 
 
+def projected_sums(gradients: np.ndarray) -> np.ndarray:
+    """The sums of the projected gradients for every choice of orders, [choices, parameters]."""
+    others = [[j for j in range(len(gradients)) if j != i] for i in range(len(gradients))]
+    choices = itertools.product(*(itertools.permutations(row) for row in others))
+    return np.array([projected_gradients(gradients, orders).sum(axis=0) for orders in choices])
+
+
 def min_norm_point(gradients: np.ndarray) -> np.ndarray:
     """The point of smallest norm in the hull of the rows: the best over all their subsets.
 
