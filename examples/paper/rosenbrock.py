@@ -393,6 +393,13 @@ def percent(ratio: float) -> str:
     return f"{100 * abs(1 - ratio):.1f} % {'fewer' if ratio < 1 else 'more'}"
 
 
+def percents(first: float, last: float) -> str:
+    """Two ratios of steps as `43.0 to 43.5 % fewer`."""
+    words, last_words = percent(first), percent(last)
+    number, unit = words.split(" ", 1)
+    return f"{number if last_words.endswith(unit) else words} to {last_words}"
+
+
 def spreads(summary: dict[str, list[float]]) -> list[str]:
     """Median and middle 90 % of the starts of a ratio, for each tolerance."""
     rows = zip(summary["median"], summary["low"], summary["high"], strict=True)
@@ -509,7 +516,7 @@ def headline_verdict(found: dict[str, Any]) -> common.Verdict:
         "Rosenbrock: loss weighted SoftAdapt needs fewer steps than gradient descent (fixed step "
         "1e-3, beta 0.1)",
         "43.31 % fewer",
-        f"{percent(high)} to {percent(low)} if the weights sum to 2; {percent(by_one)} if they sum "
+        f"{percents(high, low)} if the weights sum to 2; {percent(by_one)} if they sum "
         "to 1, as in Eq. 3",
         verdict,
     )
@@ -525,9 +532,10 @@ def rates_verdict(found: dict[str, Any]) -> common.Verdict:
     return common.Verdict(
         "Rosenbrock: that gain comes from the rates of change",
         "the rates set the weights (Eq. 3)",
-        f"beta from {min(medians):g} to {max(medians):g}: {percent(max(medians.values()))} to "
-        f"{percent(min(medians.values()))}; beta 0, which ignores the rates: "
-        f"{percent(medians[0.0])}; gradient descent on half the sum of squares: {percent(squares)}",
+        f"beta from {min(medians):g} to {max(medians):g}: "
+        f"{percents(max(medians.values()), min(medians.values()))}; beta 0, which ignores the "
+        f"rates: {percent(medians[0.0])}; gradient descent on half the sum of squares: "
+        f"{percent(squares)}",
         "reproduced"
         if is_gain_of_beta
         else "not reproduced: it comes from weighting by the loss values",
@@ -562,8 +570,8 @@ def tuned_step_verdict(name: str, found: dict[str, Any]) -> common.Verdict:
         "not compared",
         f"the best step that arrives from every start ({descent['best step']:g} and "
         f"{weighted['best step']:g}): {percent(for_all)}; each start's own best step: "
-        f"{percent(own['median'])}, for the middle 90 % of the starts {percent(own['low'])} to "
-        f"{percent(own['high'])}",
+        f"{percent(own['median'])}, for the middle 90 % of the starts "
+        f"{percents(own['low'], own['high'])}",
         verdict,
     )
 
