@@ -122,6 +122,16 @@ class ComponentGrads:
         """
         return ComponentGrads(self.losses, self.names, self._pull, self._pull_each_anew)
 
+    def converted(self, convert: Callable[[PyTree], PyTree]) -> "ComponentGrads":
+        """The same in another structure: ``convert`` is applied to each gradient that is formed."""
+        return ComponentGrads(
+            self.losses,
+            self.names,
+            lambda weights: convert(self._pull(weights)),
+            lambda: [convert(grads) for grads in self._pull_each()],
+            lambda: [convert(grads) for grads in self._pull_each_anew()],
+        )
+
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
         check_names("losses", losses, self.names)

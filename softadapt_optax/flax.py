@@ -1,0 +1,187 @@
+"""Flax's training states, taking the gradients of several losses.
+
+Imported only where asked for: ``from softadapt_optax.flax import TrainState``. It needs Flax.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from flax.training import train_state
+from jaxtyping import PyTree
+
+from softadapt_optax import _components
+from softadapt_optax._components import ComponentGrads
+
+
+class TrainState(train_state.TrainState):
+    """``flax.training.train_state.TrainState``, for a ``tx`` that a weighting heads.
+
+    All but ``apply_gradients`` is Flax's own: ``create``, ``replace``, serialization.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, flax.linen as nn, optax, softadapt_optax as sa
+      >>> from softadapt_optax.flax import TrainState
+      >>> model, x = nn.Dense(1), jnp.ones((8, 3))
+      >>> tx = optax.chain(sa.softadapt(num_losses=2), optax.adam(1e-2))
+      >>> params = model.init(jax.random.key(0), x)
+      >>> state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+      >>> @jax.jit
+      ... def train_step(state, x):
+      ...     def losses_fn(params):
+      ...         y = state.apply_fn(params, x)
+      ...         return {"fit": jnp.mean((y - 1.0) ** 2), "size": jnp.mean(jnp.abs(y))}
+      ...     losses, grads = sa.value_and_component_grads(losses_fn)(state.params)
+      ...     return state.apply_gradients(grads=grads), losses
+      >>> state, losses = train_step(state, x)
+      >>> int(state.step), sorted(sa.loss_weights(state.opt_state, like=losses))
+      (1, ['fit', 'size'])
+    """
+
+    def apply_gradients(
+        self,
+        *,
+        grads: PyTree,
+        losses: PyTree | None = None,
+        present: PyTree | None = None,
+        **kwargs: Any,
+    ) -> "TrainState":
+        """One step of ``tx``, with what it needs to know of the losses.
+
+        Args:
+          grads: the :class:`ComponentGrads` of :func:`value_and_component_grads`; or stacked
+            gradients, each leaf of shape [K, *parameter shape], with ``losses`` beside them; or,
+            for a ``tx`` without a weighting, plain gradients.
+          losses: the K losses, an array or a pytree. Default: those of ``ComponentGrads``.
+          present: for each loss whether it has data in this step; see :func:`balance`.
+          **kwargs: attributes to replace, as in Flax.
+
+        Returns:
+          The state after the step.
+
+        Raises:
+          TypeError: ``tx`` takes no lazy gradients or losses, as it has no weighting.
+          ValueError: what the weighting in ``tx`` raises.
+        """
+        given = {"losses": losses, "present": present}
+        extra_args = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(grads, ComponentGrads) and not extra_args:
+            return super().apply_gradients(grads=grads, **kwargs)
+        updates, opt_state = self.tx.update(grads, self.opt_state, self.params, **extra_args)
+        params = optax.apply_updates(self.params, updates)
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **kwargs)
+
+
+def value_and_component_grads(
+    losses_fn: Callable[..., Any], *, wrt: Any = nnx.Param, has_aux: bool = False
+) -> Callable[..., Any]:
+    """:func:`softadapt_optax.value_and_component_grads` for a function of an NNX module.
+
+    As ``nnx.value_and_grad`` it differentiates with respect to the variables of the module that
+    ``wrt`` selects, and what the function changes in the others (the statistics of a
+    normalisation, the counts of random keys) stays changed in the module.
+
+    Args:
+      losses_fn: takes the module as its first argument and returns the K losses.
+      wrt: an NNX filter; that of the :class:`Optimizer`.
+      has_aux: whether ``losses_fn`` returns ``(losses, aux)``.
+
+    Returns:
+      A function of the arguments of ``losses_fn`` that returns ``(losses, grads)``, or
+      ``((losses, aux), grads)``, with ``grads`` a :class:`ComponentGrads`.
+
+    Raises:
+      TypeError, ValueError: those of :func:`softadapt_optax.value_and_component_grads`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from softadapt_optax.flax import value_and_component_grads
+      >>> model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+      >>> def losses_fn(model, x):
+      ...     return {"fit": jnp.mean((model(x) - 1.0) ** 2), "size": jnp.mean(jnp.abs(model(x)))}
+      >>> losses, grads = value_and_component_grads(losses_fn)(model, jnp.ones((8, 3)))
+      >>> grads.names
+      ["['fit']", "['size']"]
+    """
+
+    def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:
+        graph, params, rest = nnx.split(model, wrt, ...)
+
+        def pure_losses_fn(params: Any) -> Any:
+            # Variables can only be changed where they were made: these are made here.
+            inner = nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, rest))
+            result = losses_fn(inner, *args, **kwargs)
+            losses, aux = result if has_aux else (result, None)
+            return losses, (aux, nnx.split(inner, wrt, ...)[2])
+
+        (losses, (aux, rest_after)), grads = _components.value_and_component_grads(
+            pure_losses_fn, has_aux=True
+        )(params)
+        nnx.update(model, rest_after)
+        return ((losses, aux) if has_aux else losses), grads
+
+    return evaluate
+
+
+class Optimizer(nnx.Optimizer):
+    """``flax.nnx.Optimizer``, for a ``tx`` that a weighting heads.
+
+    All but ``update`` is Flax's own.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> from flax import nnx
+      >>> from softadapt_optax.flax import Optimizer, value_and_component_grads
+      >>> model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+      >>> tx = optax.chain(sa.softadapt(num_losses=2), optax.adam(1e-2))
+      >>> optimizer = Optimizer(model, tx, wrt=nnx.Param)
+      >>> def losses_fn(model, x):
+      ...     y = model(x)
+      ...     return {"fit": jnp.mean((y - 1.0) ** 2), "size": jnp.mean(jnp.abs(y))}
+      >>> @nnx.jit
+      ... def train_step(model, optimizer, x):
+      ...     losses, grads = value_and_component_grads(losses_fn)(model, x)
+      ...     optimizer.update(model, grads)
+      ...     return losses
+      >>> losses = train_step(model, optimizer, jnp.ones((8, 3)))
+      >>> int(optimizer.step[...]), sorted(losses)
+      (1, ['fit', 'size'])
+    """
+
+    def update(self, model: Any, grads: PyTree, /, **kwargs: Any) -> Any:
+        """One step of ``tx``, which changes the model's parameters.
+
+        Args:
+          model: the NNX module.
+          grads: the :class:`ComponentGrads` of :func:`value_and_component_grads` with respect to
+            the ``nnx.State`` of the parameters; or stacked gradients of that structure, each leaf
+            of shape [K, *parameter shape], with ``losses`` beside them; or, for a ``tx`` without
+            a weighting, plain gradients.
+          **kwargs: for ``tx.update``, such as ``losses`` or ``present``.
+
+        Returns:
+          What ``flax.nnx.Optimizer.update`` returns in this version of Flax.
+        """
+        if not isinstance(grads, ComponentGrads):
+            return super().update(model, grads, **kwargs)
+        # Flax takes gradients apart before `tx` sees them, which lazy ones forbid: it is given
+        # the parameters in their place, and `tx` what it waits for.
+        tx = self.tx  # type: ignore[has-type]
+        pure_grads = grads.converted(_pure)
+
+        def update(_: Any, state: Any, params: Any, **extra_args: Any) -> Any:
+            return tx.update(pure_grads, state, params, **extra_args)
+
+        self.tx = optax.GradientTransformationExtraArgs(tx.init, update)
+        try:
+            return super().update(model, nnx.state(model, self.wrt), **kwargs)
+        finally:
+            self.tx = tx
+
+
+def _pure(state: Any) -> Any:
+    """Arrays in the place of Flax's variables, as `tx` sees the parameters."""
+    return nnx.as_pure(state) if hasattr(nnx, "as_pure") else nnx.freeze(nnx.pure(state))

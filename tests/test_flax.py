@@ -1,0 +1,228 @@
+"""`softadapt_optax.flax`: Flax's training states, over lazy and stacked gradients."""
+
+import subprocess
+import sys
+
+import flax.linen as nn
+import flax.serialization
+import flax.training.train_state
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import softadapt_optax as sa
+from softadapt_optax.flax import Optimizer, TrainState, value_and_component_grads
+
+X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+FACTORIES = {
+    "softadapt": lambda: sa.softadapt(2, 0.5, history=2, loss_weighted=True),
+    "mgda": lambda: sa.mgda(2),
+    "gradnorm, every=2": lambda: sa.gradnorm(2, every=2),
+}
+
+
+def chain(name):
+    return optax.chain(FACTORIES[name](), optax.clip_by_global_norm(1.0), optax.adam(0.1))
+
+
+def losses_of(y):
+    return {"fit": jnp.mean((y - 1.0) ** 2), "size": jnp.mean(jnp.abs(y))}
+
+
+def plain_loop(tx, params, losses_fn, num_steps):
+    opt_state = tx.init(params)
+    for _ in range(num_steps):
+        _, grads = sa.value_and_component_grads(losses_fn)(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
+
+
+def assert_trees_close(got, expected):
+    for leaf, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=2e-5, atol=1e-6)
+
+
+# Linen.
+
+
+def linen_state(tx, cls=TrainState):
+    model = nn.Dense(2)
+    return cls.create(apply_fn=model.apply, params=model.init(jax.random.key(0), X), tx=tx)
+
+
+def linen_losses(state):
+    return lambda params: losses_of(state.apply_fn(params, X))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("form", ["lazy", "stacked"])
+def test_train_state_steps_as_a_plain_loop(name, form):
+    @jax.jit
+    def step(state):
+        losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+        if form == "stacked":
+            return state.apply_gradients(grads=grads.stack(), losses=losses)
+        return state.apply_gradients(grads=grads)
+
+    state = linen_state(chain(name))
+    params, opt_state = plain_loop(chain(name), state.params, linen_losses(state), 5)
+    for _ in range(5):
+        state = step(state)
+    assert step._cache_size() == 2  # Flax's own: the step is a Python number at first
+    assert int(state.step) == 5
+    assert_trees_close(state.params, params)
+    assert_trees_close(sa.loss_weights(state.opt_state), sa.loss_weights(opt_state))
+
+
+def test_train_state_replaces_what_it_is_given():
+    class WithStatistics(TrainState):
+        statistics: float = 0.0
+
+    state = linen_state(optax.chain(sa.softadapt(2), optax.sgd(0.1)), WithStatistics)
+    _, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+    state = state.apply_gradients(grads=grads, statistics=3.0)
+    assert isinstance(state, WithStatistics)
+    assert state.statistics == 3.0
+    assert state.replace(step=7).step == 7
+
+
+def test_train_state_passes_on_who_is_present():
+    state = linen_state(optax.chain(sa.softadapt(2), optax.sgd(0.1)))
+    losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+    present = {"fit": True, "size": False}
+    state = state.apply_gradients(grads=grads, present=present)
+    assert sa.loss_weights(state.opt_state, like=losses) == {"fit": 1.0, "size": 0.0}
+
+
+def test_train_state_is_flaxs_own_without_a_weighting():
+    state = linen_state(optax.adam(0.1))
+    original = linen_state(optax.adam(0.1), flax.training.train_state.TrainState)
+    gradient = jax.grad(lambda params: losses_of(state.apply_fn(params, X))["fit"])(state.params)
+    assert_trees_close(
+        state.apply_gradients(grads=gradient).params,
+        original.apply_gradients(grads=gradient).params,
+    )
+
+
+def test_train_state_is_saved_and_restored():
+    state = linen_state(chain("softadapt"))
+    for _ in range(3):
+        _, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+        state = state.apply_gradients(grads=grads)
+    saved = flax.serialization.to_bytes(state)
+    restored = flax.serialization.from_bytes(linen_state(chain("softadapt")), saved)
+    assert int(restored.step) == 3
+    for part in ("params", "opt_state"):
+        got, expected = getattr(restored, part), getattr(state, part)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_train_state_says_what_is_missing():
+    state = linen_state(optax.chain(sa.softadapt(2), optax.sgd(0.1)))
+    _, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+    with pytest.raises(ValueError, match="`losses` should be passed"):
+        state.apply_gradients(grads=grads.stack())
+    with pytest.raises(TypeError, match="`ComponentGrads` should go to a weighting"):
+        linen_state(optax.adam(0.1)).apply_gradients(grads=grads)
+
+
+# NNX.
+
+
+class Network(nnx.Module):
+    """A layer, normalisation with statistics that are no parameters, and a layer."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.hidden = nnx.Linear(3, 4, use_bias=False, rngs=rngs)  # the norm would hide it
+        self.norm = nnx.BatchNorm(4, use_running_average=False, rngs=rngs)
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.norm(self.hidden(x)))
+
+
+def nnx_losses(model):
+    return losses_of(model(X))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("form", ["lazy", "stacked"])
+def test_optimizer_steps_as_a_plain_loop(name, form):
+    def train(model, num_steps):
+        optimizer = Optimizer(model, chain(name), wrt=nnx.Param)
+
+        @nnx.jit
+        def step(model, optimizer):
+            losses, grads = value_and_component_grads(nnx_losses)(model)
+            if form == "stacked":
+                optimizer.update(model, grads.stack(), losses=losses)
+            else:
+                optimizer.update(model, grads)
+
+        for _ in range(num_steps):
+            step(model, optimizer)
+        return optimizer
+
+    model = Network()
+    optimizer = train(model, 5)
+    assert int(optimizer.step[...]) == 5
+    expected = Network()
+    tx = chain(name)
+    opt_state = tx.init(nnx.state(expected, nnx.Param))
+    for _ in range(5):
+        _, grads = value_and_component_grads(nnx_losses)(expected)
+        params = nnx.state(expected, nnx.Param)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        nnx.update(expected, optax.apply_updates(params, updates))
+    assert_trees_close(nnx.state(model), nnx.state(expected))
+
+
+def test_nnx_gradients_and_statistics_are_those_of_nnx():
+    ours, theirs = Network(), Network()
+    losses, grads = value_and_component_grads(nnx_losses)(ours)
+    total, expected = nnx.value_and_grad(lambda model: sum(nnx_losses(model).values()))(theirs)
+    np.testing.assert_allclose(sum(losses.values()), total, rtol=1e-6)
+    assert_trees_close(grads.combine([1.0, 1.0]), expected)
+    statistics = nnx.state(ours, nnx.BatchStat)
+    assert_trees_close(statistics, nnx.state(theirs, nnx.BatchStat))
+    assert not np.allclose(jax.tree.leaves(statistics)[0], 0.0), "the statistics have moved"
+
+
+def test_nnx_auxiliary_output():
+    (losses, aux), grads = value_and_component_grads(
+        lambda model, shift: (losses_of(model(X) + shift), shift), has_aux=True
+    )(Network(), 2.0)
+    assert aux == 2.0
+    np.testing.assert_allclose(grads.losses, [losses["fit"], losses["size"]])
+
+
+def test_optimizer_is_flaxs_own_without_a_weighting():
+    models = Network(), Network()
+    for model, cls in zip(models, (Optimizer, nnx.Optimizer), strict=True):
+        optimizer = cls(model, optax.adam(0.1), wrt=nnx.Param)
+        optimizer.update(model, nnx.grad(lambda model: nnx_losses(model)["fit"])(model))
+    assert_trees_close(*(nnx.state(model, nnx.Param) for model in models))
+
+
+def test_optimizer_is_whole_after_an_error():
+    model = Network()
+    optimizer = Optimizer(model, optax.chain(sa.softadapt(3), optax.sgd(0.1)), wrt=nnx.Param)
+    tx = optimizer.tx
+    _, grads = value_and_component_grads(nnx_losses)(model)
+    with pytest.raises(ValueError, match="num_losses"):
+        optimizer.update(model, grads)
+    assert optimizer.tx is tx
+    assert int(optimizer.step[...]) == 0
+
+
+def test_the_package_does_not_import_flax():
+    code = (
+        "import sys, softadapt_optax; assert 'flax' not in sys.modules; "
+        "import softadapt_optax.flax; assert 'flax' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
