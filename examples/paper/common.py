@@ -32,8 +32,9 @@ import softadapt_optax as sa
 PAPER = "Heydari, Thompson and Mehmood 2019 (arXiv 1912.12355)"
 TITLE = "The experiments of the SoftAdapt paper, run again"
 ABOUT = f"""\
-Each experiment of {PAPER}, scaled down to a laptop, over several starting points or seeds, beside
-baselines that the paper leaves out. This file is written by `python -m examples.paper`; nothing in
+The experiments of {PAPER},
+scaled down to a laptop, over several starting points or seeds, beside baselines that the paper
+leaves out. This file is written by `python -m examples.paper`; nothing in
 it is typed by hand. An interval is the mean and its 95 % confidence interval over the seeds
 (Student's t). A verdict is one of *reproduced*, *reproduced only if ...* and *not reproduced*, or,
 for a question that is ours and not a claim of the paper, *holds*, *holds only if ...* and *does not

@@ -396,6 +396,8 @@ def percent(ratio: float) -> str:
 def percents(first: float, last: float) -> str:
     """Two ratios of steps as `43.0 to 43.5 % fewer`."""
     words, last_words = percent(first), percent(last)
+    if words == last_words:
+        return words
     number, unit = words.split(" ", 1)
     return f"{number if last_words.endswith(unit) else words} to {last_words}"
 
