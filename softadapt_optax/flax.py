@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from flax.training import train_state
@@ -62,14 +63,17 @@ class TrainState(train_state.TrainState):
           The state after the step.
 
         Raises:
-          TypeError: ``tx`` takes no lazy gradients or losses, as it has no weighting.
-          ValueError: what the weighting in ``tx`` raises.
+          TypeError: ``tx`` takes no lazy gradients, as it has no weighting.
+          ValueError: the gradients are stacked and ``tx`` has no weighting, or ``losses`` are
+            missing; what the weighting in ``tx`` raises.
         """
         given = {"losses": losses, "present": present}
         extra_args = {name: value for name, value in given.items() if value is not None}
         if not isinstance(grads, ComponentGrads) and not extra_args:
+            _check_shapes(grads, self.params, "`losses` should be passed with stacked gradients")
             return super().apply_gradients(grads=grads, **kwargs)
         updates, opt_state = self.tx.update(grads, self.opt_state, self.params, **extra_args)
+        _check_shapes(updates, self.params, NO_WEIGHTING)
         params = optax.apply_updates(self.params, updates)
         return self.replace(step=self.step + 1, params=params, opt_state=opt_state, **kwargs)
 
@@ -85,7 +89,7 @@ def value_and_component_grads(
 
     Args:
       losses_fn: takes the module as its first argument and returns the K losses.
-      wrt: an NNX filter; that of the :class:`Optimizer`.
+      wrt: an NNX filter, the same as that of the :class:`Optimizer`.
       has_aux: whether ``losses_fn`` returns ``(losses, aux)``.
 
     Returns:
@@ -93,7 +97,8 @@ def value_and_component_grads(
       ``((losses, aux), grads)``, with ``grads`` a :class:`ComponentGrads`.
 
     Raises:
-      TypeError, ValueError: those of :func:`softadapt_optax.value_and_component_grads`.
+      TypeError: the first argument has no such variables; also the errors of
+        :func:`softadapt_optax.value_and_component_grads`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -109,6 +114,12 @@ def value_and_component_grads(
 
     def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:
         graph, params, rest = nnx.split(model, wrt, ...)
+        if not jax.tree.leaves(params):
+            raise TypeError(
+                "The first argument should be an NNX module with variables that `wrt` selects, "
+                f"{wrt}, got {type(model).__name__}. For the parameters of a Flax linen module use "
+                "`softadapt_optax.value_and_component_grads`."
+            )
 
         def pure_losses_fn(params: Any) -> Any:
             # Variables can only be changed where they were made: these are made here.
@@ -165,21 +176,36 @@ class Optimizer(nnx.Optimizer):
         Returns:
           What ``flax.nnx.Optimizer.update`` returns in this version of Flax.
         """
-        if not isinstance(grads, ComponentGrads):
-            return super().update(model, grads, **kwargs)
-        # Flax takes gradients apart before `tx` sees them, which lazy ones forbid: it is given
-        # the parameters in their place, and `tx` what it waits for.
         tx = self.tx  # type: ignore[has-type]
-        pure_grads = grads.converted(_pure)
+        is_lazy = isinstance(grads, ComponentGrads)
+        lazy_grads = grads.converted(_pure) if is_lazy else None
 
-        def update(_: Any, state: Any, params: Any, **extra_args: Any) -> Any:
-            return tx.update(pure_grads, state, params, **extra_args)
+        def update(grads: Any, state: Any, params: Any, **extra_args: Any) -> Any:
+            grads = lazy_grads if is_lazy else grads
+            updates, state = tx.update(grads, state, params, **extra_args)
+            _check_shapes(updates, params, NO_WEIGHTING)
+            return updates, state
 
+        # Flax takes gradients apart before `tx` sees them, which lazy ones forbid: it is given
+        # the parameters in their place.
         self.tx = optax.GradientTransformationExtraArgs(tx.init, update)
         try:
-            return super().update(model, nnx.state(model, self.wrt), **kwargs)
+            return super().update(model, nnx.state(model, self.wrt) if is_lazy else grads, **kwargs)
         finally:
             self.tx = tx
+
+
+NO_WEIGHTING = "`tx` should have a weighting, such as `softadapt`, first in its chain"
+
+
+def _check_shapes(updates: PyTree, params: PyTree, remedy: str) -> None:
+    """Optax would broadcast the parameters to stacked updates."""
+    shapes, expected = ([jnp.shape(leaf) for leaf in jax.tree.leaves(t)] for t in (updates, params))
+    if shapes != expected:
+        raise ValueError(
+            f"{remedy}: the updates should have the shapes of the parameters, {expected}, got "
+            f"{shapes}."
+        )
 
 
 def _pure(state: Any) -> Any:

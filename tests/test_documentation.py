@@ -113,7 +113,8 @@ def test_links_into_the_repository_lead_somewhere():
     links = re.findall(r"\]\(([^)]+)\)", README)
     local = [link for link in links if not link.startswith("http")]
     headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    anchors = {"#" + heading.lower().replace(" ", "-") for heading in headings}
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    anchors = {"#" + heading.replace(" ", "-") for heading in plain}
     assert local
     for link in local:
         assert link in anchors if link.startswith("#") else (ROOT / link).exists(), link

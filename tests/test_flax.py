@@ -130,6 +130,17 @@ def test_train_state_says_what_is_missing():
         linen_state(optax.adam(0.1)).apply_gradients(grads=grads)
 
 
+def test_train_state_refuses_stacked_gradients_without_a_weighting():
+    """Optax would broadcast the parameters."""
+    state = linen_state(optax.adam(0.1))
+    losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+    refused = pytest.raises(ValueError, match="`tx` should have a weighting")
+    with jax.numpy_rank_promotion("allow"), refused:  # as users have it
+        state.apply_gradients(grads=grads.stack(), losses=losses)
+    with pytest.raises(ValueError, match="`losses` should be passed"):
+        state.apply_gradients(grads=grads.stack())
+
+
 # NNX.
 
 
@@ -207,6 +218,23 @@ def test_optimizer_is_flaxs_own_without_a_weighting():
         optimizer = cls(model, optax.adam(0.1), wrt=nnx.Param)
         optimizer.update(model, nnx.grad(lambda model: nnx_losses(model)["fit"])(model))
     assert_trees_close(*(nnx.state(model, nnx.Param) for model in models))
+
+
+def test_optimizer_refuses_stacked_gradients_without_a_weighting():
+    model = Network()
+    optimizer = Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+    _, grads = value_and_component_grads(nnx_losses)(model)
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
+    refused = pytest.raises(ValueError, match="`tx` should have a weighting")
+    with jax.numpy_rank_promotion("allow"), refused:
+        optimizer.update(model, grads.stack())
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(model)), before)
+
+
+def test_nnx_gradients_are_those_of_a_module():
+    params = linen_state(optax.sgd(0.1)).params
+    with pytest.raises(TypeError, match=r"`softadapt_optax\.value_and_component_grads`"):
+        value_and_component_grads(losses_of)(params)
 
 
 def test_optimizer_is_whole_after_an_error():

@@ -43,14 +43,14 @@ def barzilai_borwein(
     Args:
       min_step: the shortest step, > 0.
       max_step: the longest step, at least ``min_step``.
-      first_step: the step before there are differences.
+      first_step: the step before there are differences, > 0; it is not clipped.
       long: the longer of the two steps.
 
     Returns:
       An ``optax.GradientTransformation``.
 
     Raises:
-      ValueError: the bounds are not 0 < min_step <= max_step, or ``params`` is missing.
+      ValueError: a step is not positive, the bounds are reversed, or ``params`` is missing.
     """
     if not 0 < min_step <= max_step:
         raise ValueError(
@@ -58,9 +58,12 @@ def barzilai_borwein(
             f"{max_step}."
         )
 
+    if not first_step > 0:
+        raise ValueError(f"`first_step` should be positive, got {first_step}.")
+
     def init(params: optax.Params) -> BarzilaiBorweinState:
-        zeros = optax.tree.zeros_like(params)
-        return BarzilaiBorweinState(jnp.zeros((), jnp.int32), params, zeros)
+        zeros = optax.tree.zeros_like  # and not `params`, whose buffers may be donated
+        return BarzilaiBorweinState(jnp.zeros((), jnp.int32), zeros(params), zeros(params))
 
     def update(
         updates: optax.Updates, state: BarzilaiBorweinState, params: optax.Params | None = None

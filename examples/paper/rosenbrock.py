@@ -390,6 +390,8 @@ def percent(ratio: float) -> str:
     """A ratio of steps as `43.2 % fewer`."""
     if np.isinf(ratio):
         return "does not arrive"
+    if abs(1 - ratio) < 5e-4:
+        return "equally many"
     return f"{100 * abs(1 - ratio):.1f} % {'fewer' if ratio < 1 else 'more'}"
 
 
@@ -450,7 +452,8 @@ def best_table(name: str, found: dict[str, Any]) -> common.Table:
     return common.Table(
         f"{name}: steps to a distance of {found['tolerances'][-1]:g} (weights sum to K), median of "
         "the starts: at the paper's fixed step, at the best one that arrives from every start, and "
-        "at each start's own best",
+        f"at each start's own best; of {len(found['steps'])} steps from {found['steps'][0]:g} to "
+        f"{found['steps'][-1]:g}",
         ("descent", f"step {STEP:g}", "best step", "steps there", "at each start's own"),
         [
             (
@@ -518,8 +521,8 @@ def headline_verdict(found: dict[str, Any]) -> common.Verdict:
         "Rosenbrock: loss weighted SoftAdapt needs fewer steps than gradient descent (fixed step "
         "1e-3, beta 0.1)",
         "43.31 % fewer",
-        f"{percents(high, low)} if the weights sum to 2; {percent(by_one)} if they sum "
-        "to 1, as in Eq. 3",
+        f"{percents(high, low)} (middle 90 % of {found['starts']} starts) if the weights sum to 2; "
+        f"{percent(by_one)} if they sum to 1, as in Eq. 3",
         verdict,
     )
 
@@ -551,7 +554,7 @@ def variants_verdict(found: dict[str, Any]) -> common.Verdict:
     }
     return common.Verdict(
         "Rosenbrock: the original and the normalized variant need fewer steps too",
-        "compared in Fig. 2",
+        "not claimed",
         "; ".join(f"{name} {percent(median)}" for name, median in medians.items()),
         "holds" if max(medians.values()) < 0.99 else "does not hold",
     )
@@ -568,10 +571,11 @@ def tuned_step_verdict(name: str, found: dict[str, Any]) -> common.Verdict:
         is_own = own["median"] < kept
         verdict = "holds only if each start has its own step" if is_own else "does not hold"
     return common.Verdict(
-        f"{name}: the gain stands when both have their best fixed step",
+        f"{name}: the gain stays as large when both have their best fixed step",
         "not compared",
-        f"the best step that arrives from every start ({descent['best step']:g} and "
-        f"{weighted['best step']:g}): {percent(for_all)}; each start's own best step: "
+        f"the best step that arrives from every start (gradient descent "
+        f"{descent['best step']:g}, loss weighted {weighted['best step']:g}): {percent(for_all)}; "
+        "each start's own best step: "
         f"{percent(own['median'])}, for the middle 90 % of the starts "
         f"{percents(own['low'], own['high'])}",
         verdict,
@@ -581,7 +585,7 @@ def tuned_step_verdict(name: str, found: dict[str, Any]) -> common.Verdict:
 def adaptive_cases(found: dict[str, Any]) -> dict[str, dict[float, float]]:
     """Median ratios of the loss weighted variant by beta, for both rules and all tolerances."""
     return {
-        f"{rule} step to {tolerance:g}": {
+        f"{rule} step, to a distance of {tolerance:g}": {
             float(beta): summary["median"][index]
             for beta, summary in of_rule["variants"]["loss weighted"].items()
         }
@@ -603,7 +607,7 @@ def adaptive_verdict(found: dict[str, Any]) -> common.Verdict:
         "Rosenbrock: with Barzilai-Borwein steps the loss weighted variant is worse than gradient "
         "descent",
         "it underperforms",
-        "; ".join(f"{case} {percent(ratio)}" for case, ratio in ratios.items()),
+        "; ".join(f"{case}: {percent(ratio)}" for case, ratio in ratios.items()),
         verdict_of_cases(slower, len(ratios)),
     )
 
@@ -618,7 +622,7 @@ def negative_beta_verdict(found: dict[str, Any]) -> common.Verdict:
         "Rosenbrock: with those steps beta < 0 helps",
         "it improves the loss weighted variant",
         "best beta < 0 against 0.1: "
-        + "; ".join(f"{case} {percent(gain)}" for case, gain in gains.items()),
+        + "; ".join(f"{case}: {percent(gain)}" for case, gain in gains.items()),
         verdict_of_cases(helped, len(gains)),
     )
 
