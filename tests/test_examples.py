@@ -70,6 +70,18 @@ def test_weight_grid_search(tmp_path, num_losses):
     assert height > 600
 
 
+@pytest.mark.slow
+def test_equinox_loop(tmp_path):
+    picture = tmp_path / "new folder" / "picture.png"
+    script = "examples/equinox_loop.py"
+    output = run("-W", "error:::__main__", script, "--quick", "--seed", 1, "--out", picture)
+    assert "SoftAdapt" in output
+    assert "fixed weights" in output
+    width, height = picture_size(picture)
+    assert width > 800
+    assert height > 400
+
+
 def test_weight_grid_search_names_its_options():
     output = run("examples/weight_grid_search.py", "--help")
     for option in ("--losses", "--resolution", "--epochs", "--seed", "--out", "--quick"):

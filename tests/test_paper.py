@@ -441,6 +441,24 @@ def test_a_quick_run(tmp_path):
     assert load(name).EXPERIMENT.title in (tmp_path / "RESULTS.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("examples/paper", "holds figures of a full run"),
+        ("README.md", "--out should be a folder to write to"),
+    ],
+)
+def test_a_quick_run_overwrites_nothing(out, message):
+    result = subprocess.run(
+        [sys.executable, "-m", "examples.paper.learned_coefficients", "--quick", "--out", out],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
 def test_the_command_names_its_options():
     result = subprocess.run(
         [sys.executable, "-m", "examples.paper", "--help"],

@@ -320,11 +320,16 @@ def main(experiments: Sequence[Experiment]) -> None:
         + " (paper_results)",
     )
     args = parser.parse_args()
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out should be a folder, got the file {args.out}")
     chosen = getattr(args, "only", None) or [experiment.name for experiment in experiments]
     folder = args.out / "results"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out should be a folder to write to: {error}")
+    for experiment in experiments if args.quick else ():
+        is_there = experiment.name in chosen and (folder / f"{experiment.name}.json").exists()
+        if is_there and not read(experiment, folder)["quick"]:
+            parser.error(f"{folder} holds figures of a full run: give a quick one another --out")
     console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
     for experiment in experiments:
         if experiment.name in chosen:

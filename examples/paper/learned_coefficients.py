@@ -1,4 +1,4 @@
-"""The forum's question: can the coefficients of the losses not be learned with the rest?
+"""A question often asked: can the coefficients of the losses not be learned with the rest?
 
     python -m examples.paper.learned_coefficients [--quick] [--out paper_results]
 
@@ -229,7 +229,7 @@ def verdicts(figures: dict[str, Any]) -> list[common.Verdict]:
             "Coefficients that are learned like parameters collapse",
             "not in the paper",
             f"unbounded they end at {np.mean(free):.3g} and fall on; positive ones at "
-            f"{np.mean(positive):.1g}",
+            f"{np.mean(positive):.1g}, on the mean of the three",
             verdict(bool(np.all(free < 0) and np.all(positive < 0.01))),
         ),
         common.Verdict(
@@ -289,7 +289,7 @@ def draw(outcome: common.Outcome) -> matplotlib.figure.Figure:
 
 EXPERIMENT = common.Experiment(
     name="learned_coefficients",
-    title="Learnable coefficients (the question of forums)",
+    title="Learnable coefficients (a question often asked)",
     about="""\
 Why not learn the coefficients by descent, as the parameters? Three targets, whether a wine is of
 the first, second or third cultivar, share one linear feature of 13 inputs; coefficients and

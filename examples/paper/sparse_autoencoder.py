@@ -39,7 +39,7 @@ PAPER_MINUTES = (8.99, 7.94)
 
 
 class Settings(NamedTuple):
-    """How much is run."""
+    """How much is run; no field may be empty or zero, and 1e-3 has to be a learning rate."""
 
     num_seeds: int = 5
     epochs: int = 30
@@ -677,7 +677,8 @@ def table_3_verdict(figures: dict[str, Any]) -> common.Verdict:
     beaten = [
         name
         for name, model in baselines.items()
-        if all(common.is_above(difference(ours, model, epoch)) for epoch in sooner_and_later)
+        if sooner_and_later
+        and all(common.is_above(difference(ours, model, epoch)) for epoch in sooner_and_later)
     ]
     shown = []
     for name, model in {"SoftAdapt loss weighted": ours, **baselines}.items():
@@ -843,6 +844,7 @@ def draw_accuracy(axes: plt.Axes, figures: dict[str, Any]) -> None:
         title="Reconstructions recognised (Table 3), 95 % interval",
         xlabel="epoch",
         ylabel="accuracy (%)",
+        ylim=(0, 100),
     )
     axes.legend(fontsize="small", loc="lower right")
 
@@ -861,21 +863,23 @@ def draw_sparsity(axes: plt.Axes, figures: dict[str, Any]) -> None:
     for index, (point, weight) in enumerate(zip(points, figures["lambdas"], strict=True)):
         offset = (2, -12) if index % 2 else (-4, 6)
         axes.annotate(f"{weight:g}", point, xytext=offset, textcoords="offset points", fontsize=8)
-    for variant, marker in zip(common.VARIANTS, "*sD^", strict=True):
+    axes.plot(*means([find_own_mean(models)]).T, "X", ms=10, mec="black", label=OWN_MEAN)
+    lowest = min(means([find(models, variant) for variant in common.VARIANTS])[:, 1])
+    for variant, marker in reversed([*zip(common.VARIANTS, "*sD^", strict=True)]):
         axes.plot(
             *means([find(models, variant)]).T,
             marker,
-            ms=10,
+            ms=15 if marker == "*" else 9,
             mec="black",
             label=f"SoftAdapt, {variant}",
         )
-    axes.plot(*means([find_own_mean(models)]).T, "X", ms=10, mec="black", label=OWN_MEAN)
     axes.set(
         title="What the accuracy costs in sparsity",
         xlabel="active units (%), log scale",
         ylabel="accuracy (%)",
         xscale="log",
-        xlim=(0.1, 200),
+        xlim=(1, 200),
+        ylim=(max(0.0, lowest - 15), 100),
     )
     axes.legend(fontsize="small", loc="lower right")
 
