@@ -276,8 +276,8 @@ def draw(outcome: common.Outcome) -> matplotlib.figure.Figure:
         worst = max(worst, total)
         last.plot(total, position, "o", color="tab:blue")
     last.set(
-        title="Sum of the losses at the end, mean of the seeds",
-        xlabel="sum of the losses",
+        title="Sum of the losses at the end",
+        xlabel="sum of the losses, mean of the seeds",
         xlim=(0.97 * min(grid), 1.03 * worst),
         yticks=range(len(ends)),
         yticklabels=[name.split(", w")[0] for name in ends],
