@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+import runpy
 import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -80,6 +82,61 @@ def test_equinox_loop(tmp_path):
     width, height = picture_size(picture)
     assert width > 800
     assert height > 400
+
+
+@pytest.mark.slow
+def test_pinn_burgers(tmp_path):
+    picture = tmp_path / "new folder" / "picture.png"
+    script = "examples/pinn_burgers.py"
+    output = run("-W", "error:::__main__", script, "--quick", "--seed", 1, "--out", picture)
+    for name in ("equal weights", "SoftAdapt (losses)", "SoftAdapt (rates)", "GradNorm"):
+        assert name in output
+    width, height = picture_size(picture)
+    assert width > 1200
+    assert height > 1000
+
+
+def test_the_reference_solution_of_the_burgers_equation():
+    """It solves the equation: by finite differences, away from the front."""
+    script = runpy.run_path(str(ROOT / "examples" / "pinn_burgers.py"))
+    step, viscosity = 1e-3, 0.01 / np.pi
+    t, x = np.asarray([0.3 - step, 0.3, 0.3 + step]), np.linspace(-0.9, 0.9, 1801)
+    u = script["exact_solution"](t, x)
+    by_t = (u[2] - u[0])[1:-1] / (2 * step)
+    by_x = (u[1, 2:] - u[1, :-2]) / (2 * step)
+    by_xx = (u[1, 2:] - 2 * u[1, 1:-1] + u[1, :-2]) / step**2
+    terms = by_t, u[1, 1:-1] * by_x, -viscosity * by_xx
+    assert np.max(np.abs(sum(terms))) < 1e-3 * max(np.max(np.abs(term)) for term in terms)
+    np.testing.assert_allclose(
+        script["exact_solution"](np.zeros(1), x)[0], -np.sin(np.pi * x), atol=1e-12
+    )
+
+
+@pytest.mark.slow
+def test_multitask_digits(tmp_path):
+    picture = tmp_path / "new folder" / "picture.png"
+    script = "examples/multitask_digits.py"
+    options = ("--quick", "--seed", 1, "--out", picture, "--logdir", tmp_path / "logs")
+    output = run("-W", "error:::__main__", script, *options)
+    for name in ("equal", "SoftAdapt", "uncertainty", "PCGrad", "MGDA"):
+        assert name in output
+        (log,) = (tmp_path / "logs" / name).iterdir()
+        assert (b"cosines/class/parity" in log.read_bytes()) == (name in ("PCGrad", "MGDA"))
+    width, height = picture_size(picture)
+    assert width > 1200
+    assert height > 1000
+
+
+@pytest.mark.parametrize("script", ["pinn_burgers", "multitask_digits", "equinox_loop"])
+def test_examples_refuse_a_wrong_option(script):
+    result = subprocess.run(
+        [sys.executable, f"examples/{script}.py", "--seed", "-1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "--seed should be at least 0, got -1" in result.stderr
 
 
 def test_weight_grid_search_names_its_options():
