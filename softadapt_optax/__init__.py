@@ -4,9 +4,10 @@ from softadapt_optax._balance import BalanceState as BalanceState
 from softadapt_optax._balance import Components as Components
 from softadapt_optax._balance import Weighting as Weighting
 from softadapt_optax._balance import balance as balance
-from softadapt_optax._balance import loss_weights as loss_weights
 from softadapt_optax._components import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
+from softadapt_optax._diagnostics import diagnostics as diagnostics
+from softadapt_optax._diagnostics import loss_weights as loss_weights
 from softadapt_optax._fixed_weights import fixed_weights as fixed_weights
 from softadapt_optax._gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradnorm import gradnorm as gradnorm
@@ -46,6 +47,7 @@ __all__ = [
     "Weighting",
     "balance",
     "cross_entropy_prior",
+    "diagnostics",
     "fixed_weights",
     "gradnorm",
     "initial_loss",

@@ -31,8 +31,8 @@ class Components(NamedTuple):
         priority 0, which absent ones have, is left out: the weights of the others must not
         depend on it.
       gramian: a function without arguments that gives the inner products of the K
-        gradients, shape [K, K], zero for losses of priority 0. They are computed only if it
-        is called.
+        gradients, shape [K, K], zero for losses of priority 0. They are computed only for
+        methods that call it, inside of a ``lax.cond`` of their own too.
       squared_norms: the same for their squared norms alone, shape [K].
     """
 
@@ -78,6 +78,10 @@ class BalanceState(NamedTuple):
       period_losses: mean of each loss since the last record, shape [K].
       period_counts: number of losses in each of these means, shape [K], int32.
       step_count: number of steps, int32; those with a loss that is not finite do not count.
+        Where int32 ends it repeats its last period.
+      recorded_losses: the losses that the weighting saw last, shape [K]; zeros before.
+      gradient_products: what the weighting saw last of the gradients: their Gramian, shape
+        [K, K], their squared norms, shape [K], or ``()`` if it looks at losses alone.
       weighting_state: state of the weighting.
     """
 
@@ -86,6 +90,8 @@ class BalanceState(NamedTuple):
     period_losses: Float[Array, " K"]
     period_counts: Int[Array, " K"]
     step_count: Int[Array, ""]
+    recorded_losses: Float[Array, " K"]
+    gradient_products: PyTree[Float[Array, "..."]]
     weighting_state: PyTree
 
 
@@ -106,45 +112,59 @@ def running_mean(
     return mean + (losses - mean) / jnp.maximum(counts, 1).astype(mean.dtype)
 
 
-def _asks_for_gradients(weighting: Weighting, num_losses: int) -> bool:
-    """Whether the weighting calls ``gramian`` or ``squared_norms``, by tracing it once.
+def _needed_products(weighting: Weighting, num_losses: int) -> str | None:
+    """Whether the weighting calls ``gramian``, else ``squared_norms``, by tracing it once.
 
-    To form the gradients when they are asked for and keep them would not do: a weighting may ask
+    To compute them when they are asked for and keep them would not do: a weighting may ask
     inside of its own ``lax.cond``, and they would leak out of it.
     """
-    asked = []
+    asked = set()
 
-    def zeros(*shape: int) -> Array:
-        asked.append(shape)
+    def zeros(name: str, *shape: int) -> Array:
+        asked.add(name)
         return jnp.zeros(shape, dtype=float)
 
     def update() -> Any:
         components = Components(
             losses=jnp.ones(num_losses, dtype=float),
             priorities=jnp.ones(num_losses, dtype=float),
-            gramian=lambda: zeros(num_losses, num_losses),
-            squared_norms=lambda: zeros(num_losses),
+            gramian=lambda: zeros("gramian", num_losses, num_losses),
+            squared_norms=lambda: zeros("squared_norms", num_losses),
         )
         return weighting.update(components, weighting.init(num_losses))
 
     jax.eval_shape(update)
-    return bool(asked)
+    return "gramian" if "gramian" in asked else next(iter(asked), None)
 
 
-def _view(
+def _products(
+    needed: str | None,
     grads: ComponentGrads,
     mask: PyTree[bool] | None,
-    losses: Float[Array, " K"],
-    priorities: Float[Array, " K"],
-) -> Components:
-    """What the weighting sees."""
-    counted = priorities > 0
-    pairs = counted[:, None] & counted[None, :]
-    return Components(
-        losses=losses,
-        priorities=priorities,
-        gramian=lambda: jnp.where(pairs, grads.gramian(mask), 0.0),
-        squared_norms=lambda: jnp.where(counted, grads.squared_norms(mask), 0.0),
+    counted: Bool[Array, " K"],
+) -> PyTree[Float[Array, "..."]]:
+    """The ``gradient_products`` of these gradients, zero for losses that do not count."""
+    if needed == "gramian":
+        return jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
+    if needed == "squared_norms":
+        return jnp.where(counted, grads.squared_norms(mask), 0.0)
+    return ()
+
+
+def _pairs(counted: Bool[Array, " K"]) -> Bool[Array, "K K"]:
+    return counted[:, None] & counted[None, :]
+
+
+def _keep_unseen_products(
+    seen: Bool[Array, " K"], new: PyTree[Array], old: PyTree[Array]
+) -> PyTree[Array]:
+    """The ``gradient_products``, without news of the losses that were not seen."""
+    return jax.tree.map(
+        lambda products, before: jnp.where(
+            _pairs(seen) if products.ndim == 2 else seen, products, before
+        ),
+        new,
+        old,
     )
 
 
@@ -182,6 +202,12 @@ def _stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     return functools.reduce(operator.and_, good, jnp.ones((), dtype=bool))
+
+
+def _next_count(count: Int[Array, ""], every: int) -> Int[Array, ""]:
+    """The count plus one; where int32 ends, its last period of ``every`` steps once more."""
+    last = np.iinfo(np.int32).max // every * every
+    return jnp.where(count < last, count, last - every) + 1
 
 
 def _own_typed_array(leaf: ArrayLike) -> Array:
@@ -244,10 +270,6 @@ def _check_like(state: PyTree, expected: PyTree, message: str) -> None:
 def _describe(tree: PyTree) -> list[str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
-
-
-def _is_balance_state(leaf: Any) -> bool:
-    return isinstance(leaf, BalanceState)
 
 
 def _check_stacked(updates: PyTree, params: PyTree | None, num_losses: int) -> None:
@@ -335,10 +357,11 @@ def balance(
     be finite: divide by ``max(count, 1)``, not by a count of zero. Other keyword arguments are
     ignored.
 
-    A step whose losses, or the weights made of them, are not all finite keeps the weights
-    and the weighting's state of the step before. A gradient that is not finite passes
-    through: put ``optax.apply_if_finite`` around the optimizer behind. Squared gradient norms
-    are float32, so that methods which look at gradients want norms between 1e-18 and 1e18.
+    A step whose losses, or what the method makes of them and of the gradients, are not all
+    finite keeps the weights and the weighting's state of the step before. A gradient that is
+    not finite passes through all the same: put ``optax.apply_if_finite`` around the optimizer
+    behind. Squared gradient norms are float32, so that methods which look at gradients want
+    norms between 1e-18 and 1e18.
 
     Whatever has an entry for each loss may be an array or a sequence, in
     ``jax.tree.leaves`` order of the losses (dictionary keys sorted), or have their structure;
@@ -411,15 +434,21 @@ def balance(
         shares = _sum_to_one(weights, factors(present))
         return jnp.where(present, jnp.asarray(weight_sum, dtype=float) * shares, 0.0)
 
+    needed_products = functools.cache(lambda: _needed_products(weighting, num_losses))
+
     def init_fn(params: PyTree) -> BalanceState:
         del params
         equal = jnp.ones(num_losses, dtype=float)
+        needed = needed_products()
+        shapes = {"gramian": (num_losses, num_losses), "squared_norms": (num_losses,)}
         return BalanceState(
             loss_weights=scaled(equal, jnp.ones(num_losses, dtype=bool)),
             held_weights=equal,
             period_losses=jnp.zeros(num_losses, dtype=float),
             period_counts=jnp.zeros(num_losses, dtype=jnp.int32),
             step_count=jnp.zeros((), dtype=jnp.int32),
+            recorded_losses=jnp.zeros(num_losses, dtype=float),
+            gradient_products=jnp.zeros(shapes[needed], dtype=float) if needed else (),
             weighting_state=jax.tree.map(_own_typed_array, weighting.init(num_losses)),
         )
 
@@ -443,8 +472,8 @@ def balance(
         )
         mask = _shared_mask(shared, params)
         is_present = _as_mask_of_losses(present, grads)
-        needs_gradients = _asks_for_gradients(weighting, num_losses)
-        if needs_gradients:
+        needed = needed_products()
+        if needed:
             grads = grads.formed(mask) if every == 1 else grads.formed_anew()
 
         is_counted = factors(is_present) > 0
@@ -454,16 +483,22 @@ def balance(
         advanced = state._replace(
             period_losses=jnp.where(is_counted, means, state.period_losses),
             period_counts=counts,
-            step_count=state.step_count + 1,
+            step_count=_next_count(state.step_count, every),
         )
         is_first = advanced.step_count == 1
         is_due = True if every == 1 else advanced.step_count % every == 0
         # The gradients are those of this step, the losses those of the period.
-        is_seen = is_counted if needs_gradients else counts > 0
+        is_seen = is_counted if needed else counts > 0
 
         def reweighted() -> BalanceState:
             """The state after the weighting has seen the means of the period."""
-            components = _view(grads, mask, advanced.period_losses, factors(is_seen))
+            products = _products(needed, grads, mask, is_seen)
+            components = Components(
+                losses=advanced.period_losses,
+                priorities=factors(is_seen),
+                gramian=lambda: products,
+                squared_norms=lambda: jnp.diagonal(products) if products.ndim == 2 else products,
+            )
             weights, weighting_state = weighting.update(components, state.weighting_state)
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
@@ -474,7 +509,9 @@ def balance(
             # With a weight sum only ratios have a meaning, and so has what is held at the start.
             is_ratio = is_first if weight_sum is None else True
             ahead = advanced._replace(
-                held_weights=_carry_over(is_seen, weights, state.held_weights, is_ratio)
+                held_weights=_carry_over(is_seen, weights, state.held_weights, is_ratio),
+                recorded_losses=jnp.where(is_seen, advanced.period_losses, state.recorded_losses),
+                gradient_products=_keep_unseen_products(is_seen, products, state.gradient_products),
             )
             recorded = ahead._replace(
                 period_losses=jnp.zeros_like(means),
@@ -496,6 +533,7 @@ def balance(
         )
         is_good = jnp.all(jnp.isfinite(means) & jnp.isfinite(new_state.loss_weights))
         is_good &= _stays_finite(new_state.weighting_state, old_state.weighting_state)
+        is_good &= _stays_finite(new_state.gradient_products, old_state.gradient_products)
         state = _where(is_good, new_state, old_state)
 
         h = grads.combine(state.loss_weights)
@@ -504,50 +542,3 @@ def balance(
         return h, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
-    """The current loss weights, by name if asked.
-
-    Args:
-      opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
-        it, at any depth; or a batch of such states, with leading axes.
-      like: a pytree of K scalars, such as the losses, or an array [K]. Default: an array.
-
-    Returns:
-      The weights, shape [..., K]; with ``like`` in its structure, each of shape [...]. Their
-      sum differs from method to method: divide by it to compare them.
-
-    Raises:
-      ValueError: ``opt_state`` has the state of no weighting or of more than one, or ``like``
-        has not K entries.
-
-    Examples:
-      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
-      >>> tx = optax.chain(sa.softadapt(num_losses=2), optax.adam(1e-3))
-      >>> opt_state = tx.init(jnp.zeros(3))
-      >>> print(sa.loss_weights(opt_state))
-      [0.5 0.5]
-      >>> print(sa.loss_weights(opt_state, like={"mse": 0.1, "sparsity": 2.0})["mse"])
-      0.5
-    """
-    leaves = jax.tree.leaves(opt_state, is_leaf=_is_balance_state)
-    states = [leaf for leaf in leaves if _is_balance_state(leaf)]
-    if len(states) != 1:
-        raise ValueError(
-            "`opt_state` should be the state of a chain with one `softadapt`, `balance` or other "
-            f"weighting in it, got a {type(opt_state).__name__} with {len(states)}."
-        )
-    weights = states[0].loss_weights
-    if like is None:
-        return weights
-    leaves, treedef = jax.tree.flatten(like)
-    is_array = jax.tree_util.all_leaves([like]) and jnp.ndim(like) > 0
-    size = jnp.shape(like)[-1] if is_array else len(leaves)
-    if size != weights.shape[-1]:
-        raise ValueError(
-            f"`like` should have {weights.shape[-1]} entries, one for each loss, got {size}."
-        )
-    if is_array:
-        return weights
-    return jax.tree.unflatten(treedef, [weights[..., k] for k in range(size)])

@@ -21,11 +21,14 @@ class SoftAdaptState(NamedTuple):
         nothing is recorded yet.
       loss_counts: the number of records of each loss since the start, shape [K], int32.
       record_count: the number of records, int32.
+      loss_slopes: the rates of change that the weights were made of, shape [K]; zeros until
+        ``history`` values of each loss are recorded.
     """
 
     loss_history: Float[Array, "history K"]
     loss_counts: Int[Array, " K"]
     record_count: Int[Array, ""]
+    loss_slopes: Float[Array, " K"]
 
 
 @functools.lru_cache(maxsize=128)
@@ -79,6 +82,11 @@ def _exponential_weights(
     logits = jnp.where(counted, logits, -jnp.inf)
     largest = jnp.max(logits)
     return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
+
+
+def _steps_before(record_count: Int[Array, ""], every: int) -> Int[Array, ""]:
+    """The number of steps before the one that makes this record, as far as int32 goes."""
+    return jnp.minimum(record_count, np.iinfo(np.int32).max // every) * every - 1
 
 
 def softadapt(
@@ -205,6 +213,7 @@ def softadapt(
             loss_history=jnp.zeros((history, num_losses), dtype=float),
             loss_counts=jnp.zeros(num_losses, dtype=jnp.int32),
             record_count=jnp.zeros((), dtype=jnp.int32),
+            loss_slopes=jnp.zeros(num_losses, dtype=float),
         )
 
     def update(
@@ -217,13 +226,14 @@ def softadapt(
         rates = _rates_of_change(loss_history, is_counted, degree, rate, normalized, eps)
         weights = _exponential_weights(
             rates,
-            beta=beta(record_count * every - 1) if callable(beta) else beta,
+            beta=beta(_steps_before(record_count, every)) if callable(beta) else beta,
             mean_losses=jnp.sum(loss_history / history, axis=0) if loss_weighted else None,
             counted=is_counted,
         )
         is_warm = jnp.all((loss_counts >= history) | ~is_counted)
         weights = jnp.where(is_warm, weights, jnp.ones_like(weights))
-        return weights, SoftAdaptState(loss_history, loss_counts, record_count)
+        slopes = jnp.where(is_warm, rates, 0.0)
+        return weights, SoftAdaptState(loss_history, loss_counts, record_count, slopes)
 
     return balance(
         Weighting(init, update),

@@ -1,0 +1,177 @@
+"""What the state of an optimizer says about the losses."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from softadapt_optax._balance import BalanceState
+from softadapt_optax._softadapt import SoftAdaptState
+
+
+def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
+    """The current loss weights, by name if asked.
+
+    Args:
+      opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
+        it, at any depth; or a batch of such states, with leading axes.
+      like: a pytree of K scalars, such as the losses, or an array [K]. Default: an array.
+
+    Returns:
+      The weights, shape [..., K]; with ``like`` in its structure, each of shape [...]. Their
+      sum differs from method to method: divide by it to compare them.
+
+    Raises:
+      ValueError: ``opt_state`` has the state of no weighting or of more than one, or ``like``
+        has not K entries.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = optax.chain(sa.softadapt(num_losses=2), optax.adam(1e-3))
+      >>> opt_state = tx.init(jnp.zeros(3))
+      >>> print(sa.loss_weights(opt_state))
+      [0.5 0.5]
+      >>> print(sa.loss_weights(opt_state, like={"mse": 0.1, "sparsity": 2.0})["mse"])
+      0.5
+    """
+    weights = _array_in(_balance_state(opt_state).loss_weights)
+    _check_size(like, weights.shape[-1])
+    if like is None or _is_array(like):
+        return weights
+    return jax.tree.unflatten(jax.tree.structure(like), _entries(weights))
+
+
+def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Array]:
+    r"""All that the state knows of the losses, as scalars by name, for a logger.
+
+    It reads what the weighting had to compute anyway, so that it costs nothing in the training
+    step. For losses named "fit" and "size" the keys are
+
+    * ``"weights/fit"``: the weight :math:`\alpha_k` of the last step;
+    * ``"losses/fit"``: the loss that the method saw last, the mean of a period with ``every``;
+    * ``"slopes/fit"``: the rate of change :math:`s_k` that ``softadapt`` made of the losses,
+      after ``rate`` and ``normalized``; 0 until ``history`` values are recorded;
+    * ``"gradient_norms/fit"``: :math:`\|\nabla f_k\|`, for methods that look at gradients;
+    * ``"cosines/fit/size"``: the cosine between the gradients of two losses, for ``pcgrad``,
+      ``mgda`` and other methods that look at the Gramian; 0 if one of them is zero;
+    * ``"conflict_share"``: for these the share of pairs of losses whose cosine is negative.
+
+    Losses and gradients are 0 before the first step, norms and cosines those of the parameters
+    under ``shared``. Those of an absent loss, or of steps between two of ``every``, are the last
+    that the method saw.
+
+    Args:
+      opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
+        it, at any depth; or a batch of such states, with leading axes.
+      like: a pytree of K scalars with names, such as the losses; a loss inside of a loss is
+        called ``"outer/inner"``. Default: the names are "0", "1", ... in the order of the
+        losses.
+
+    Returns:
+      A dictionary of scalars, or of arrays [...] for a batch of states. It can be made inside
+      or outside of ``jit``.
+
+    Raises:
+      ValueError: as for :func:`loss_weights`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, softadapt_optax as sa
+      >>> tx = optax.chain(sa.pcgrad(num_losses=2), optax.sgd(0.1))
+      >>> params = jnp.asarray(1.0)
+      >>> opt_state = tx.init(params)
+      >>> losses_fn = lambda x: {"fit": (x - 3.0) ** 2, "size": x**2}
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(params)
+      >>> updates, opt_state = tx.update(grads, opt_state, params)
+      >>> for name, value in sa.diagnostics(opt_state, like=losses).items():
+      ...     print(f"{name} {value:.1f}")  # or writer.add_scalar(name, value, step)
+      weights/fit 1.5
+      weights/size 3.0
+      losses/fit 4.0
+      losses/size 1.0
+      gradient_norms/fit 4.0
+      gradient_norms/size 2.0
+      cosines/fit/size -1.0
+      conflict_share 1.0
+    """
+    state = _balance_state(opt_state)
+    weights, losses = _array_in(state.loss_weights), _array_in(state.recorded_losses)
+    by_loss = {"weights": weights, "losses": losses}
+    num_losses = weights.shape[-1]
+    _check_size(like, num_losses)
+    names = _names(like, num_losses)
+    if isinstance(state.weighting_state, SoftAdaptState):
+        by_loss["slopes"] = _array_in(state.weighting_state.loss_slopes)
+    products = _array_in(state.gradient_products)
+    has_gramian = products is not None and products.ndim > weights.ndim
+    if products is not None:
+        squared = jnp.diagonal(products, axis1=-2, axis2=-1) if has_gramian else products
+        by_loss["gradient_norms"] = jnp.sqrt(squared)
+    scalars = {
+        f"{quantity}/{name}": value
+        for quantity, values in by_loss.items()
+        for name, value in zip(names, _entries(values), strict=True)
+    }
+    if has_gramian:
+        pairs = list(itertools.combinations(range(num_losses), 2))
+        cosines = {(i, j): _cosine(products, by_loss["gradient_norms"], i, j) for i, j in pairs}
+        scalars |= {f"cosines/{names[i]}/{names[j]}": cosines[i, j] for i, j in pairs}
+        conflicts = sum(
+            ((cosine < 0) for cosine in cosines.values()), jnp.zeros(weights.shape[:-1])
+        )
+        scalars["conflict_share"] = conflicts / max(len(pairs), 1)
+    return scalars
+
+
+def _cosine(
+    gramian: Float[Array, "... K K"], norms: Float[Array, "... K"], i: int, j: int
+) -> Float[Array, "..."]:
+    lengths = norms[..., i] * norms[..., j]
+    cosine = gramian[..., i, j] / jnp.where(lengths > 0, lengths, 1.0)
+    return jnp.clip(jnp.where(lengths > 0, cosine, 0.0), -1.0, 1.0)
+
+
+def _balance_state(opt_state: PyTree) -> BalanceState:
+    """The one in an optimizer's state."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_balance_state)
+    states = [leaf for leaf in leaves if _is_balance_state(leaf)]
+    if len(states) != 1:
+        raise ValueError(
+            "`opt_state` should be the state of a chain with one `softadapt`, `balance` or other "
+            f"weighting in it, got a {type(opt_state).__name__} with {len(states)}."
+        )
+    return states[0]
+
+
+def _is_balance_state(leaf: Any) -> bool:
+    return isinstance(leaf, BalanceState)
+
+
+def _array_in(field: PyTree) -> Any:
+    """The array of a field, which Flax's NNX wraps in a variable; None if it has none."""
+    leaves = jax.tree.leaves(field)
+    return leaves[0] if leaves else None
+
+
+def _is_array(like: PyTree) -> bool:
+    return jax.tree_util.all_leaves([like]) and jnp.ndim(like) > 0
+
+
+def _check_size(like: PyTree | None, num_losses: int) -> None:
+    if like is None:
+        return
+    size = jnp.shape(like)[-1] if _is_array(like) else len(jax.tree.leaves(like))
+    if size != num_losses:
+        raise ValueError(f"`like` should have {num_losses} entries, one for each loss, got {size}.")
+
+
+def _names(like: PyTree | None, num_losses: int) -> list[str]:
+    if like is None or jax.tree_util.all_leaves([like]):
+        return [str(k) for k in range(num_losses)]
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(like)]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+
+
+def _entries(values: Float[Array, "... K"]) -> list[Float[Array, "..."]]:
+    return [values[..., k] for k in range(values.shape[-1])]
