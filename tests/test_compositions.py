@@ -1,9 +1,5 @@
 """The composition table of the README: what works is right, what cannot work says why."""
 
-import os
-import subprocess
-import sys
-
 import flax.nnx
 import flax.training.train_state
 import jax
@@ -178,54 +174,6 @@ def test_equinox_style_models_with_none_in_them():
     )
     updates, _ = tx.update(grads, tx.init(params), params)
     assert updates["static"] is None
-
-
-MANY_DEVICES = """
-import jax, jax.numpy as jnp, numpy as np, optax, softadapt_optax as sa
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-
-mesh = Mesh(jax.devices(), ("data",))
-x = jnp.arange(32.0).reshape(16, 2) / 10
-params = {"w": 0.1 * jnp.ones((2, 3)), "b": jnp.zeros(3)}
-tx = optax.chain(sa.softadapt(2, 1.0, history=2, loss_weighted=True), optax.sgd(0.1))
-
-def losses_fn(params, x):
-    y = jnp.tanh(x @ params["w"] + params["b"])
-    return {"square": jnp.mean((y - 0.5) ** 2), "size": jnp.mean(jnp.abs(y))}
-
-def averaged_losses_fn(params, x):
-    return jax.lax.pmean(losses_fn(params, x), "data")
-
-def train(losses_fn, wrap, x, **extra):
-    def step(params, opt_state, x):
-        losses, grads = sa.value_and_component_grads(losses_fn)(params, x)
-        replaced = {k: f(losses) for k, f in extra.items()}
-        updates, opt_state = tx.update(grads, opt_state, params, **replaced)
-        return optax.apply_updates(params, updates), opt_state
-    step, carry = jax.jit(wrap(step)), (params, tx.init(params))
-    for _ in range(6):
-        carry = step(*carry, x)
-    return carry
-
-one = train(losses_fn, lambda step: step, x)
-sharded = train(losses_fn, lambda step: step, jax.device_put(x, NamedSharding(mesh, P("data"))))
-shard_map = lambda step: jax.shard_map(
-    step, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=(P(), P())
-)
-mapped = train(averaged_losses_fn, shard_map, x)
-for other in (sharded, mapped):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
-# Local gradients, which shard_map adds up over devices, with averaged losses beside them.
-added = train(losses_fn, shard_map, x, losses=lambda losses: jax.lax.pmean(losses, "data"))
-assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(added))
-"""
-
-
-@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
-def test_data_parallel_training_is_training_on_one_device():
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", MANY_DEVICES], check=True, env=environment)
 
 
 # What cannot work.
