@@ -18,6 +18,7 @@ from softadapt_optax._components import (
     check_names,
     from_stacked,
     merge,
+    refuse_pair,
 )
 
 
@@ -224,11 +225,7 @@ def _as_component_grads(
     num_losses: int,
 ) -> ComponentGrads:
     """Both forms of ``updates`` as one, checked, with the losses to be used."""
-    if isinstance(updates, tuple) and any(isinstance(u, ComponentGrads) for u in updates):
-        raise TypeError(
-            "`updates` should be `ComponentGrads`, got a tuple with them in it. Likely cause: the "
-            "result of `value_and_component_grads` is a pair, `losses, grads = ...`."
-        )
+    refuse_pair(updates)
     if isinstance(updates, ComponentGrads):
         grads = updates if losses is None else updates.with_losses(losses)
     elif losses is None:

@@ -142,14 +142,24 @@ class ComponentGrads:
         return f"ComponentGrads(num_losses={self.losses.size}, names={self.names})"
 
 
+def refuse_pair(updates: Any) -> None:
+    """Raises for what `value_and_component_grads` returns, losses and gradients together."""
+    if isinstance(updates, tuple) and any(isinstance(u, ComponentGrads) for u in updates):
+        raise TypeError(
+            "The gradients should be `ComponentGrads`, got a tuple with them in it. Likely cause: "
+            "the result of `value_and_component_grads` is a pair, `losses, grads = ...`."
+        )
+
+
 def _refuse_to_flatten(*args: Any) -> NoReturn:
     del args
     raise TypeError(
         "`ComponentGrads` should go to a weighting, such as `softadapt` or `balance`, got a use "
         "of them as a tree of arrays. Likely cause: the weighting is missing or is not first in "
         "its chain, is inside a wrapper such as `MultiSteps`, "
-        "`apply_if_finite` or `masked` (wrap the optimizer behind it instead), or "
-        "`ComponentGrads` cross the border of `jit`, `vmap` or `scan`; `.stack()` gives arrays."
+        "`apply_if_finite` or `masked` (wrap the optimizer behind it instead), they are given to "
+        "Flax's own `TrainState` or `nnx.Optimizer` (those of `softadapt_optax.flax` take them), "
+        "or they cross the border of `jit`, `vmap` or `scan`; `.stack()` gives arrays."
     )
 
 

@@ -158,7 +158,9 @@ def softadapt(
       priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in
         the structure of the losses (see :func:`balance`). Default: all 1.
       every: record the mean of this many consecutive steps and hold the weights in
-        between; ``every=steps_per_epoch`` adapts once an epoch. Static.
+        between; ``every=steps_per_epoch`` adapts once an epoch. Rates are then those over m
+        steps, larger than over one: a ``beta`` that suits one of them need not suit the other.
+        Static.
       eps: :math:`\epsilon` > 0, keeps the divisions of steps 2 and 3 finite.
 
     Returns:

@@ -14,7 +14,7 @@ from flax.training import train_state
 from jaxtyping import PyTree
 
 from softadapt_optax import _components
-from softadapt_optax._components import ComponentGrads
+from softadapt_optax._components import ComponentGrads, refuse_pair
 
 
 class TrainState(train_state.TrainState):
@@ -69,6 +69,7 @@ class TrainState(train_state.TrainState):
         """
         given = {"losses": losses, "present": present}
         extra_args = {name: value for name, value in given.items() if value is not None}
+        refuse_pair(grads)
         if not isinstance(grads, ComponentGrads) and not extra_args:
             _check_shapes(grads, self.params, "`losses` should be passed with stacked gradients")
             return super().apply_gradients(grads=grads, **kwargs)
@@ -140,7 +141,10 @@ def value_and_component_grads(
 class Optimizer(nnx.Optimizer):
     """``flax.nnx.Optimizer``, for a ``tx`` that a weighting heads.
 
-    All but ``update`` is Flax's own.
+    All but ``update`` is Flax's own. What a method takes as ``shared`` is here a function of the
+    state of the parameters; for those of the submodule ``trunk`` it is
+    ``lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "trunk",
+    params)``.
 
     Examples:
       >>> import jax.numpy as jnp, optax, softadapt_optax as sa
@@ -175,7 +179,15 @@ class Optimizer(nnx.Optimizer):
 
         Returns:
           What ``flax.nnx.Optimizer.update`` returns in this version of Flax.
+
+        Raises:
+          TypeError: the arguments are swapped, or ``grads`` are those of another function or the
+            pair of losses and gradients.
+          ValueError: ``tx`` has no weighting; what the weighting in ``tx`` raises.
         """
+        if isinstance(model, ComponentGrads):
+            raise TypeError("`update` should get the model first, got `ComponentGrads` there.")
+        refuse_pair(grads)
         tx = self.tx  # type: ignore[has-type]
         is_lazy = isinstance(grads, ComponentGrads)
         lazy_grads = grads.converted(_pure) if is_lazy else None
@@ -210,4 +222,10 @@ def _check_shapes(updates: PyTree, params: PyTree, remedy: str) -> None:
 
 def _pure(state: Any) -> Any:
     """Arrays in the place of Flax's variables, as `tx` sees the parameters."""
+    if not isinstance(state, nnx.State):
+        raise TypeError(
+            "The gradients should be those of `softadapt_optax.flax.value_and_component_grads`, "
+            f"got gradients of a {type(state).__name__}. Likely cause: the function of the same "
+            "name in `softadapt_optax`, called with a module."
+        )
     return nnx.as_pure(state) if hasattr(nnx, "as_pure") else nnx.freeze(nnx.pure(state))

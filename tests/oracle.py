@@ -44,7 +44,7 @@ def softadapt_weights(
     return np.array(weights_of_steps)
 
 
-def window_weights(window, beta, order, rate, normalized, loss_weighted, factors, eps):
+def window_slopes(window, order, rate, normalized, eps):
     history, num_losses = window.shape
     time = np.arange(history) - (history - 1.0)  # 0 is now
     degree = history - 1 if order is None else order
@@ -56,7 +56,11 @@ def window_weights(window, beta, order, rate, normalized, loss_weighted, factors
             slopes[k] = slopes[k] / (abs(window[-2, k]) + eps)
     if normalized:
         slopes = slopes / (np.sum(np.abs(slopes)) + eps)
-    scores = beta * slopes
+    return slopes
+
+
+def window_weights(window, beta, order, rate, normalized, loss_weighted, factors, eps):
+    scores = beta * window_slopes(window, order, rate, normalized, eps)
     alpha = np.exp(scores - scores.max())
     alpha = alpha / alpha.sum()
     if loss_weighted:

@@ -519,3 +519,35 @@ def test_wrong_options_are_named(options, error, message):
     weighting = sa.Weighting(lambda num_losses: (), lambda components, state: (None, state))
     with pytest.raises(error, match=message):
         unchecked(sa.balance)(**({"weighting": weighting, "num_losses": 2} | options))
+
+
+# Long runs.
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_counts_do_not_overflow(every):
+    """Where int32 ends the last period comes again and again, and it goes on recording."""
+    most = np.iinfo(np.int32).max
+    tx = sa.softadapt(2, beta=optax.linear_schedule(1.0, 2.0, most), history=2, every=every)
+    state = tx.init(None)
+    near_the_end = state.weighting_state._replace(
+        record_count=jnp.asarray(most - 1, jnp.int32),
+        loss_counts=jnp.full(2, most - 1, jnp.int32),
+    )
+    start = most // every * every - every
+    state = state._replace(step_count=jnp.asarray(start, jnp.int32), weighting_state=near_the_end)
+    update = jax.jit(lambda state, losses: tx.update(jnp.zeros(2), state, losses=losses)[1])
+    records = []
+    for step in range(3 * every):
+        state = update(state, jnp.asarray([float(step), 0.0]))
+        assert 1 < state.step_count <= most
+        records.append(float(state.recorded_losses[0]))
+    weighting_state = state.weighting_state
+    assert weighting_state.record_count == most
+    assert np.all(weighting_state.loss_counts == most)
+    # Three periods, three records: the mean of each.
+    means = np.arange(3 * every).reshape(3, every).mean(axis=1)
+    np.testing.assert_allclose(records[every - 1 :: every], means, rtol=1e-6)
+    assert len(set(records)) == 3 + (every > 1)  # and zero before the first
+    slope = means[2] - means[1]  # the schedule has ended: beta is 2
+    np.testing.assert_allclose(sa.loss_weights(state)[0], 1 / (1 + np.exp(-2 * slope)), rtol=1e-5)

@@ -1,5 +1,6 @@
 """The composition table of the README: what works is right, what cannot work says why."""
 
+import equinox as eqx
 import flax.nnx
 import flax.training.train_state
 import jax
@@ -55,7 +56,15 @@ WORKS_BEHIND = {
     "apply_if_finite": lambda: optax.apply_if_finite(optax.adam(0.05), 3),
     "lbfgs without line search": lambda: optax.lbfgs(0.05, linesearch=None),
     "MultiSteps": lambda: optax.MultiSteps(optax.adam(0.05), 2).gradient_transformation(),
+    "MultiSteps with extra arguments": lambda: with_extra_args(
+        optax.MultiSteps(optax.adam(0.05), 2)
+    ),
 }
+
+
+def with_extra_args(steps):
+    """What `gradient_transformation` of `MultiSteps` drops reaches the optimizer in it this way."""
+    return optax.GradientTransformationExtraArgs(steps.init, steps.update)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -79,6 +88,22 @@ def test_schedule_free_around_a_chain(stacked):
     )
 
 
+def test_lookahead_around_a_chain_takes_component_grads_alone():
+    """Of its fast parameters. It does not forward `losses`, which stacked gradients need."""
+    inner = optax.chain(weighting(), optax.sgd(0.05))
+    tx = optax.lookahead(inner, sync_period=100, slow_step_size=0.5)
+    params = optax.LookaheadParams.init_synced(quadratic_params())
+    state = tx.init(params)
+    for _ in range(6):
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params.fast)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    wanted = by_hand(optax.sgd(0.05))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), params.fast, wanted)
+    with pytest.raises(TypeError, match="losses"):
+        tx.update(grads.stack(), state, params, losses=grads.losses)
+
+
 def test_line_search_behind_component_grads():
     """The losses travel inside `ComponentGrads`, so that the search's own arguments are free."""
     tx = optax.chain(weighting(weight_sum=3.0), optax.lbfgs())
@@ -93,6 +118,21 @@ def test_line_search_behind_component_grads():
         params = optax.apply_updates(params, updates)
         values.append(float(value))
     assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize("search", [optax.lbfgs, optax.scale_by_backtracking_linesearch])
+def test_line_searches_refuse_losses_beside_stacked_gradients(search):
+    """They hand each argument that they do not know to the function that they lower."""
+    options = {} if search is optax.lbfgs else {"max_backtracking_steps": 5}
+    tx = optax.chain(weighting(), search(**options))
+    params = quadratic_params()
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    value_fn = lambda p: sum(jax.tree.leaves(quadratic_losses(p)))
+    value, grad = jax.value_and_grad(value_fn)(params)
+    search_args = {"value": value, "grad": grad, "value_fn": value_fn}
+    with pytest.raises(TypeError, match="losses"):
+        tx.update(grads.stack(), tx.init(params), params, losses=grads.losses, **search_args)
+    tx.update(grads, tx.init(params), params, **search_args)
 
 
 def test_apply_if_finite_behind_catches_a_bad_gradient():
@@ -164,6 +204,37 @@ def test_nnx_optimizer_takes_stacked_gradients():
     after = jax.tree.leaves(flax.nnx.state(model, flax.nnx.Param))
     for old, new, step in zip(before, after, h, strict=True):
         np.testing.assert_allclose(new, old - 0.1 * step, rtol=1e-5, atol=1e-7)
+
+
+def test_equinox_models_under_filter_jit():
+    """Activation functions and other static leaves stay out of it: None takes their place."""
+    model = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+    x = jnp.linspace(-1.0, 1.0, 15).reshape(5, 3)
+    tx = optax.chain(weighting(), optax.sgd(0.1))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def losses_of(model, x):
+        y = jax.vmap(model)(x)
+        return {"fit": jnp.mean((y - 1) ** 2), "size": jnp.mean(y**2), "slope": jnp.mean(y)}
+
+    @eqx.filter_jit
+    def step(model, state, x):
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        losses_fn = lambda params: losses_of(eqx.combine(params, static), x)
+        _, grads = sa.value_and_component_grads(losses_fn)(params)
+        updates, state = tx.update(grads, state, params)
+        return eqx.apply_updates(model, updates), state, updates
+
+    trained, _, updates = step(model, tx.init(params), x)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    assert trained.activation is model.activation
+    mean = lambda p: sum(losses_of(eqx.combine(p, static), x).values()) / 3
+    for new, old, slope in zip(
+        *map(jax.tree.leaves, (eqx.filter(trained, eqx.is_inexact_array), params)),
+        jax.tree.leaves(jax.grad(mean)(params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(new, old - 0.1 * slope, rtol=1e-5, atol=1e-6)
 
 
 def test_equinox_style_models_with_none_in_them():
@@ -238,6 +309,20 @@ def test_stacked_gradients_in_the_wrong_place_say_so(name, message):
 def test_stacked_gradients_break_where_we_cannot_see_them(name):
     with pytest.raises((TypeError, ValueError)):
         run(WRAPPERS[name](optax.chain(weighting(), optax.sgd(0.1))), stacked=True)
+
+
+@pytest.mark.parametrize("name", ["adam", "ema"])
+def test_what_cannot_be_seen_of_stacked_gradients_before_a_weighting(name):
+    """The README warns of it: the K gradients are well shaped when they come, the state grew."""
+    tx = optax.chain(BEFORE[name](), weighting())
+    params = quadratic_params()
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    with jax.numpy_rank_promotion("allow"):  # as it is outside of these tests
+        _, state = tx.update(grads.stack(), tx.init(params), params, losses=grads.losses)
+    grown = {jnp.shape(leaf) for leaf in jax.tree.leaves(state)} - {
+        jnp.shape(leaf) for leaf in jax.tree.leaves(tx.init(params))
+    }
+    assert grown == {(3, *leaf.shape) for leaf in jax.tree.leaves(params)}
 
 
 def test_two_weightings_in_one_chain_say_so():

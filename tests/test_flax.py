@@ -237,6 +237,46 @@ def test_nnx_gradients_are_those_of_a_module():
         value_and_component_grads(losses_of)(params)
 
 
+def test_slips_are_named():
+    model = Network()
+    tx = optax.chain(sa.softadapt(2), optax.sgd(0.1))
+    optimizer = Optimizer(model, tx, wrt=nnx.Param)
+    losses, grads = value_and_component_grads(nnx_losses)(model)
+    with pytest.raises(TypeError, match="the model first"):
+        optimizer.update(grads, model)
+    with pytest.raises(TypeError, match=r"is a pair, `losses, grads = "):
+        optimizer.update(model, (losses, grads))
+    state = linen_state(tx)
+    pair = sa.value_and_component_grads(losses_of)(jnp.ones(3))
+    with pytest.raises(TypeError, match=r"is a pair, `losses, grads = "):
+        state.apply_gradients(grads=pair)
+    with pytest.raises(TypeError, match=r"those of `softadapt_optax\.flax` take them"):
+        nnx.Optimizer(model, tx, wrt=nnx.Param).update(model, grads)
+
+
+def test_gradients_of_a_module_by_the_wrong_function_say_so():
+    model = Network()
+    optimizer = Optimizer(model, optax.chain(sa.softadapt(2), optax.sgd(0.1)), wrt=nnx.Param)
+    _, grads = sa.value_and_component_grads(nnx_losses)(model)
+    with pytest.raises(TypeError, match=r"`softadapt_optax\.flax\.value_and_component_grads`"):
+        optimizer.update(model, grads)
+
+
+@pytest.mark.parametrize("factory", [sa.softadapt, sa.pcgrad])
+def test_weights_and_diagnostics_of_an_optimizer(factory):
+    """Flax keeps the state in variables; what is read from it are arrays."""
+    model = Network()
+    optimizer = Optimizer(model, optax.chain(factory(2), optax.sgd(0.1)), wrt=nnx.Param)
+    losses, grads = value_and_component_grads(nnx_losses)(model)
+    optimizer.update(model, grads)
+    scalars = sa.diagnostics(optimizer.opt_state, like=losses)
+    assert ("cosines/fit/size" in scalars) == (factory is sa.pcgrad)
+    assert ("slopes/fit" in scalars) == (factory is sa.softadapt)
+    np.testing.assert_allclose(scalars["losses/fit"], losses["fit"], rtol=1e-6)
+    values = (*scalars.values(), sa.loss_weights(optimizer.opt_state))
+    assert {type(value) for value in values} == {type(jnp.zeros(2))}
+
+
 def test_optimizer_is_whole_after_an_error():
     model = Network()
     optimizer = Optimizer(model, optax.chain(sa.softadapt(3), optax.sgd(0.1)), wrt=nnx.Param)

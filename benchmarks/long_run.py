@@ -1,0 +1,126 @@
+"""A hundred thousand steps in one compiled loop, for every method: does anything grow or drift?
+
+    python benchmarks/long_run.py [--steps 100000] [--out long_run.json]
+
+Three noisy losses of ten parameters, whose weights should sum to 3 at every step. It records the
+largest deviation of that sum, whether the state stayed finite, the memory of the compiled loop
+beside that of a loop of a hundred steps, and what the process holds after the run beside before.
+It takes half a minute on two cores.
+"""
+
+import argparse
+import gc
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import rich.console
+import rich.progress
+import rich.table
+
+import softadapt_optax as sa
+
+K, WEIGHT_SUM = 3, 3.0
+METHODS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
+    "fixed_weights": lambda: sa.fixed_weights([0.5, 1.0, 1.5]),
+    "prior_loss": lambda: sa.prior_loss([1.0, 0.7, 0.5], weight_sum=WEIGHT_SUM),
+    "initial_loss": lambda: sa.initial_loss(K, steps=10, weight_sum=WEIGHT_SUM),
+    "realtime_loss": lambda: sa.realtime_loss(K, weight_sum=WEIGHT_SUM),
+    "softadapt": lambda: sa.softadapt(K, loss_weighted=True, weight_sum=WEIGHT_SUM),
+    "softadapt, every=7": lambda: sa.softadapt(K, rate="relative", weight_sum=WEIGHT_SUM, every=7),
+    "uncertainty": lambda: sa.uncertainty(K, weight_sum=WEIGHT_SUM),
+    "learned_weights": lambda: sa.learned_weights(K, weight_sum=WEIGHT_SUM),
+    "gradnorm": lambda: sa.gradnorm(K, weight_sum=WEIGHT_SUM),
+    "normalized_gradients": lambda: sa.normalized_gradients(K, weight_sum=WEIGHT_SUM),
+    "pcgrad": lambda: sa.pcgrad(K, weight_sum=WEIGHT_SUM),
+    "mgda": lambda: sa.mgda(K, weight_sum=WEIGHT_SUM),
+}
+
+
+def make_train(method: str, steps: int) -> tuple[Callable[[Any], Any], Any]:
+    """The compiled loop and what it starts from."""
+    tx = optax.chain(METHODS[method](), optax.adam(1e-2))
+    centers = jax.random.normal(jax.random.key(0), (K, 10))
+
+    def train_step(carry: Any, _: None) -> tuple[Any, None]:
+        params, opt_state, worst, is_finite = carry
+        key = jax.random.fold_in(jax.random.key(1), opt_state[0].step_count)
+        noise = 0.1 * jax.random.normal(key, (K, 10))
+
+        def losses_fn(params: jax.Array) -> jax.Array:
+            return jnp.mean((params[None] - centers - noise) ** 2, axis=1)
+
+        _, grads = sa.value_and_component_grads(losses_fn)(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        weights = sa.loss_weights(opt_state)
+        leaves = [leaf for leaf in jax.tree.leaves(opt_state) if leaf.dtype == jnp.float32]
+        worst = jnp.maximum(worst, jnp.abs(jnp.sum(weights) / WEIGHT_SUM - 1))
+        is_finite &= jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+        return (optax.apply_updates(params, updates), opt_state, worst, is_finite), None
+
+    def train(carry: Any) -> Any:
+        return jax.lax.scan(train_step, carry, length=steps)[0]
+
+    params = jnp.zeros(10)
+    start = (params, tx.init(params), jnp.zeros(()), jnp.ones((), bool))
+    return jax.jit(train).lower(start).compile(), start
+
+
+def resident_bytes() -> int:
+    """What the process holds in memory; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def row_of(method: str, steps: int) -> dict[str, Any]:
+    short, _ = make_train(method, 100)
+    train, start = make_train(method, steps)
+    gc.collect()
+    before = resident_bytes()
+    _, opt_state, worst, is_finite = jax.block_until_ready(train(start))
+    return {
+        "method": method,
+        "steps": int(opt_state[0].step_count),
+        "weight_sum_deviation": float(worst),
+        "state_is_finite": bool(is_finite),
+        "temporary_bytes": train.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes_of_100_steps": short.memory_analysis().temp_size_in_bytes,
+        "resident_growth_bytes": resident_bytes() - before,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A hundred thousand steps, for every method.")
+    parser.add_argument("--steps", type=int, default=100_000, help="of each training (100000)")
+    parser.add_argument("--out", type=pathlib.Path, default="long_run.json", help="(long_run.json)")
+    args = parser.parse_args()
+    if args.steps < 1:
+        parser.error(f"--steps should be at least 1, got {args.steps}")
+    rows = [row_of(method, args.steps) for method in rich.progress.track(METHODS, "Training")]
+    table = rich.table.Table(title=f"{args.steps} steps in one loop")
+    for column in ("method", "worst weight sum", "finite", "temporary memory", "of 100", "growth"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in rows:
+        table.add_row(
+            row["method"],
+            f"{row['weight_sum_deviation']:.1e}",
+            "yes" if row["state_is_finite"] else "no",
+            f"{row['temporary_bytes']} B",
+            f"{row['temporary_bytes_of_100_steps']} B",
+            f"{row['resident_growth_bytes'] / 2**20:.1f} MiB",
+        )
+    rich.console.Console().print(table)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"rows": rows}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

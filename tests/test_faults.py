@@ -1,0 +1,93 @@
+"""Losses and gradients that are not finite, at random, for every method."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import softadapt_optax as sa
+from benchmarks import faults
+
+STEPS, SEEDS = 200, 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", faults.METHODS)
+def test_the_state_stays_finite_and_training_recovers(method):
+    found = faults.train_all(method, STEPS, SEEDS)
+    unharmed = found["none", "both"]["last_loss"]
+    for case, result in found.items():
+        assert np.all(result["state_is_finite"]), case
+        assert np.all(result["params_are_finite"]), case
+        assert np.all(result["weights"] >= 0), case
+        assert np.all(result["last_loss"] < result["first_loss"]), case
+        if case[0] in ("none", "1 %"):
+            assert np.all(result["last_loss"] < 1.25 * unharmed), case
+
+
+@pytest.mark.parametrize("pattern", faults.PATTERNS)
+@pytest.mark.parametrize("kind", faults.KINDS)
+def test_the_faults_are_where_they_should_be(pattern, kind):
+    """A test of the tests: without faults in them they would show nothing."""
+    given = faults.faults(pattern, kind, 1000, np.random.default_rng(0))
+    shares = [np.mean(~np.isfinite(part), axis=0) for part in given]
+    wanted = {
+        "none": [0, 0, 0],
+        "1 %": [0.01] * 3,
+        "10 %": [0.1] * 3,
+        "bursts": [0.2] * 3,
+        "one for ever": [0.75, 0, 0],
+    }[pattern]
+    for share, kinds in zip(shares, (("loss", "both"), ("gradient", "both")), strict=True):
+        np.testing.assert_allclose(share, np.asarray(wanted) * (kind in kinds), atol=0.02)
+
+
+def test_a_fault_reaches_the_loss_or_its_gradient():
+    fault = jax.grad(lambda x, f, g: faults.with_fault(x**2, f, g))
+    assert fault(1.0, 0.0, 0.0) == 2.0
+    assert fault(1.0, jnp.nan, 0.0) == 2.0
+    assert jnp.isnan(fault(1.0, 0.0, jnp.nan))
+    assert jnp.isnan(faults.with_fault(1.0, jnp.nan, 0.0))
+
+
+@pytest.mark.parametrize("method", faults.METHODS)
+def test_a_loss_that_is_broken_for_ever_can_be_left_out(method):
+    """By `present`, and a loss function whose gradient is finite, the others train on."""
+    tx = faults.METHODS[method]()
+    losses_fn = lambda broken: (
+        lambda x: jnp.stack(
+            [jnp.where(broken, 0.0 * x[0], x[0] ** 2), (x[1] - 1.0) ** 2, (x[1] + 1.0) ** 2]
+        )
+    )
+
+    @jax.jit
+    def step(params, state, broken):
+        _, grads = sa.value_and_component_grads(losses_fn(broken))(params)
+        losses = jnp.where(jnp.asarray([broken, False, False]), jnp.nan, grads.losses)
+        present = jnp.isfinite(losses)
+        h, state = tx.update(grads, state, params, losses=losses, present=present)
+        return optax.apply_updates(params, jax.tree.map(lambda g: -0.05 * g, h)), state
+
+    params = jnp.asarray([1.0, 2.0])
+    state = tx.init(params)
+    for index in range(60):
+        params, state = step(params, state, index >= 20)
+    weights = sa.loss_weights(state)
+    assert weights[0] == 0
+    assert jnp.all(weights[1:] > 0) or method.startswith(("mgda", "pcgrad"))
+    assert abs(params[1]) < 1.05  # between the two minima, or at the nearer one
+    assert jnp.all(jnp.isfinite(params))
+
+
+@pytest.mark.parametrize("factory", [sa.gradnorm, sa.normalized_gradients, sa.pcgrad, sa.mgda])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_bad_gradient_of_a_good_loss_keeps_the_weights(factory, bad):
+    """NaN, infinity and a norm whose square is none: what was seen last stays."""
+    tx = factory(2)
+    good = jnp.asarray([[1.0, 2.0], [0.5, -1.0]])
+    _, state = tx.update(good, tx.init(None), losses=[1.0, 2.0])
+    _, after = tx.update(good.at[0, 0].set(bad), state, losses=[1.5, 1.0])
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+    _, later = tx.update(good, after, losses=[1.5, 1.0])
+    assert later.step_count == state.step_count + 1

@@ -1,0 +1,303 @@
+"""Random methods, options, shapes, dtypes, trees and extreme values: promises that always hold.
+
+    python -m pytest -n0 tests/test_fuzz.py
+
+`FUZZ_PROFILE=nightly` in the environment runs many more cases, and `FUZZ_REPORT=file.json` writes
+how many were run.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import softadapt_optax as sa
+
+EXAMPLES = {"default": 25, "nightly": 1000}[os.environ.get("FUZZ_PROFILE", "default")]
+fuzzed = hypothesis.settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=EXAMPLES == 25,  # the same cases for everyone, new ones each night
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=(hypothesis.Phase.generate,),  # a failing case is small enough as it is
+)
+cases_run = {"finite": 0, "not finite": 0, "wrong": 0, "steps": 0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def report():
+    yield
+    if path := os.environ.get("FUZZ_REPORT"):
+        pathlib.Path(path).write_text(json.dumps(cases_run) + "\n")
+
+
+@contextlib.contextmanager
+def precision(x64):
+    jax.config.update("jax_enable_x64", x64)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+# What a case is made of.
+
+sizes = st.integers(1, 5)
+positive = st.sampled_from([1e-6, 0.1, 1.0, 3.0, 1e4])
+signed = st.sampled_from([-1e3, -1.0, -0.1, 0.0, 0.1, 1.0, 1e3])
+every = st.integers(1, 3)
+# Squared they stay within float32, as gradient methods ask of norms.
+gradient_scales = st.sampled_from([0.0, 1e-12, 1e-3, 1.0, 1e3, 1e12])
+losses = st.one_of(
+    st.sampled_from([0.0, -0.0, 1e-38, -1e-38, 1e-20, 1e30, -1e30, 3e38, -3e38, 1.0]),
+    st.floats(-10.0, 10.0, width=32),
+)
+dtypes = st.sampled_from(["float16", "bfloat16", "float32", "float64"])
+shapes = st.sampled_from([(), (1,), (3,), (2, 3), (1, 1, 2), (0,), (2, 0), (5,)])
+leaves = st.tuples(dtypes, shapes)
+trees = st.one_of(
+    leaves,
+    st.recursive(
+        st.one_of(leaves, st.none()),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+            st.lists(inner, min_size=1, max_size=2).map(lambda items: ("tuple", *items)),
+        ),
+        max_leaves=6,
+    ),
+)
+
+
+def factors(size):
+    """K of them, not all zero, as weights and priorities have to be."""
+    values = st.sampled_from([0.0, 1e-3, 1.0, 2.0, 1e3])
+    return st.lists(values, min_size=size, max_size=size).filter(any)
+
+
+def common_options(draw, size, optional=True):
+    options = {"priorities": draw(st.none() | factors(size))}
+    weight_sum = draw(positive | st.none() if optional else positive)
+    return options if weight_sum is None else options | {"weight_sum": weight_sum}
+
+
+def softadapt(draw, size):
+    history = draw(st.integers(2, 6))
+    return sa.softadapt(
+        size,
+        draw(signed),
+        history=history,
+        order=draw(st.none() | st.integers(1, history - 1)),
+        rate=draw(st.sampled_from(["absolute", "relative"])),
+        normalized=draw(st.booleans()),
+        loss_weighted=draw(st.booleans()),
+        every=draw(every),
+        eps=draw(st.sampled_from([1e-30, 1e-8, 1.0])),
+        **common_options(draw, size, optional=False),
+    )
+
+
+def with_common_options(factory, optional=True, **strategies):
+    """A function that draws the options of a method."""
+
+    def make(draw, size):
+        own = {name: draw(strategy) for name, strategy in strategies.items()}
+        return factory(size, **own, **common_options(draw, size, optional))
+
+    return make
+
+
+METHODS = {
+    "softadapt": softadapt,
+    "fixed_weights": lambda draw, size: sa.fixed_weights(draw(factors(size))),
+    "prior_loss": lambda draw, size: sa.prior_loss(
+        draw(st.lists(positive, min_size=size, max_size=size)), **common_options(draw, size)
+    ),
+    "initial_loss": with_common_options(sa.initial_loss, steps=st.integers(1, 3), every=every),
+    "realtime_loss": with_common_options(sa.realtime_loss, every=every),
+    "uncertainty": with_common_options(
+        sa.uncertainty, penalty=st.sampled_from(["log", "log1p"]), every=every
+    ),
+    "learned_weights": with_common_options(
+        sa.learned_weights,
+        optional=False,
+        temperature=positive,
+        maximize=st.booleans(),
+        every=every,
+    ),
+    "gradnorm": with_common_options(sa.gradnorm, alpha=st.sampled_from([0.0, 1.5]), every=every),
+    "normalized_gradients": with_common_options(
+        sa.normalized_gradients, rate_exponent=st.sampled_from([0.0, 1.0]), every=every
+    ),
+    "pcgrad": with_common_options(
+        sa.pcgrad,
+        seed=st.integers(0, 9),
+        reduction=st.sampled_from(["sum", "mean"]),
+        every=every,
+    ),
+    "mgda": with_common_options(
+        sa.mgda,
+        normalization=st.sampled_from([None, "norm", "loss", "both"]),
+        solver=st.sampled_from(["active_set", "frank_wolfe"]),
+        every=every,
+    ),
+}
+
+
+def made(tree, make):
+    """The parameters, or what belongs to them, of a drawn tree."""
+    if isinstance(tree, tuple) and tree and isinstance(tree[0], str) and tree[0] != "tuple":
+        return make(jax.dtypes.canonicalize_dtype(tree[0]), tree[1])
+    if isinstance(tree, tuple):
+        return tuple(made(part, make) for part in tree[1:])
+    if isinstance(tree, list):
+        return [made(part, make) for part in tree]
+    if isinstance(tree, dict):
+        return {name: made(part, make) for name, part in tree.items()}
+    return tree
+
+
+def linear_losses(params, stacked, values):
+    """Losses of these values whose gradients are these: a sum of products with what is zero."""
+
+    def losses_fn(p):
+        offsets = jax.tree.map(lambda a, b: (a - b).astype(float), p, params)
+        products = jax.tree.map(
+            lambda g, offset: jnp.sum(g.astype(float) * offset[None], axis=range(1, g.ndim)),
+            stacked,
+            offsets,
+        )
+        return sum(jax.tree.leaves(products), values)
+
+    return losses_fn
+
+
+# The promises.
+
+
+def check_update(h, state, params, grads_are_small):
+    """h is like the parameters, the state is finite; returns the weights."""
+    assert jax.tree.structure(h) == jax.tree.structure(params)
+    for ours, param in zip(jax.tree.leaves(h), jax.tree.leaves(params), strict=True):
+        assert (ours.shape, ours.dtype) == (param.shape, param.dtype)
+        assert not (grads_are_small and jnp.any(jnp.isnan(ours)))
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            assert jnp.all(jnp.isfinite(leaf))
+    weights = np.asarray(sa.loss_weights(state))
+    assert np.all(weights >= 0)
+    for value in sa.diagnostics(state).values():
+        assert value.shape == ()
+        assert jnp.isfinite(value)
+    return weights
+
+
+def check_sum(h, stacked, weights):
+    """h against float64, as exact as its dtype and the size of the terms allow."""
+    for ours, each in zip(jax.tree.leaves(h), jax.tree.leaves(stacked), strict=True):
+        terms = np.asarray(each).astype(np.float64)
+        terms = weights.astype(np.float64).reshape(-1, *[1] * (each.ndim - 1)) * terms
+        info = jnp.finfo(ours.dtype)
+        limit = 8 * float(jnp.maximum(info.eps, 1e-7)) * np.abs(terms).sum(axis=0)
+        limit = limit + 8 * float(info.smallest_normal)
+        error = np.abs(np.asarray(ours).astype(np.float64) - terms.sum(axis=0))
+        fits = np.abs(terms.sum(axis=0)) < 0.9 * float(info.max)
+        assert np.all((error <= limit) | ~fits)
+
+
+def run_case(data, bad_values):
+    """Some steps of a random method on random gradients and losses."""
+    draw = data.draw
+    size, method, x64 = draw(sizes), draw(st.sampled_from(list(METHODS))), draw(st.booleans())
+    tree, is_lazy, steps = draw(trees), draw(st.booleans()), draw(st.integers(1, 7))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    with precision(x64), np.errstate(all="ignore"):
+        tx = METHODS[method](draw, size)
+        params = made(tree, lambda dtype, shape: jnp.asarray(rng.normal(size=shape), dtype))
+        is_lazy = is_lazy and bool(jax.tree.leaves(params))  # of no parameters: stacked alone
+        state = tx.init(params)
+        kinds = [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(state)]
+        for _ in range(steps):
+            scale = np.asarray([draw(gradient_scales) for _ in range(size)])
+            values = np.asarray([draw(losses | bad_values) for _ in range(size)])
+            present = draw(st.none() | st.lists(st.booleans(), min_size=size, max_size=size))
+            stacked = made(tree, lambda dtype, shape: gradients(rng, scale, dtype, shape))
+            values = jnp.asarray(values, dtype=float)
+            if is_lazy:
+                losses_fn = linear_losses(params, stacked, values)
+                _, grads = sa.value_and_component_grads(losses_fn)(params)
+                h, state = tx.update(grads, state, params, present=present)
+            else:
+                h, state = tx.update(stacked, state, params, losses=values, present=present)
+            is_small = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(stacked))
+            weights = check_update(h, state, params, is_small)
+            assert present is None or not np.any(weights[~np.asarray(present)])
+            if is_small:
+                check_sum(h, stacked, weights)
+            found = [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(state)]
+            assert found == kinds
+    return steps
+
+
+def gradients(rng, scale, dtype, shape):
+    """K of them, as far as the dtype reaches."""
+    values = rng.normal(size=(len(scale), *shape)) * scale.reshape(-1, *[1] * len(shape))
+    limit = float(jnp.finfo(dtype).max) / 1e4
+    return jnp.asarray(np.clip(values, -limit, limit), dtype)
+
+
+@pytest.mark.slow
+@fuzzed
+@hypothesis.given(st.data())
+def test_finite_losses_and_gradients(data):
+    cases_run["steps"] += run_case(data, st.nothing())
+    cases_run["finite"] += 1
+
+
+@pytest.mark.slow
+@fuzzed
+@hypothesis.given(st.data())
+def test_losses_that_are_not_finite(data):
+    cases_run["steps"] += run_case(data, st.sampled_from([np.nan, np.inf, -np.inf]))
+    cases_run["not finite"] += 1
+
+
+@pytest.mark.slow
+@fuzzed
+@hypothesis.given(st.data())
+def test_wrong_shapes_never_broadcast(data):
+    """Another K, or another shape of one leaf, is an error, not another training."""
+    draw = data.draw
+    size, method = draw(sizes), draw(st.sampled_from(list(METHODS)))
+    tx = METHODS[method](draw, size)
+    tree = draw(trees.filter(lambda tree: bool(jax.tree.leaves(tree))))
+    params = made(tree, lambda dtype, shape: jnp.ones(shape, jnp.float32))
+    hypothesis.assume(jax.tree.leaves(params))
+    leaves, treedef = jax.tree.flatten(params)
+    stacked = [jnp.ones((size, *leaf.shape)) for leaf in leaves]
+    k = draw(st.integers(0, len(leaves) - 1))
+    wrong = {
+        "unstacked": leaves[k],
+        "one more loss": jnp.ones((size + 1, *leaves[k].shape)),
+        "one more axis": stacked[k][..., None],
+        "wider": jnp.ones((size, *leaves[k].shape[:-1], 7)),
+    }[draw(st.sampled_from(["unstacked", "one more loss", "one more axis", "wider"]))]
+    hypothesis.assume(wrong.shape != stacked[k].shape)
+    stacked[k] = wrong
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="should have"):
+        tx.update(treedef.unflatten(stacked), state, params, losses=jnp.ones(size))
+    good = treedef.unflatten([jnp.ones((size, *leaf.shape)) for leaf in leaves])
+    for number in {size + 1, size - 1} - {0}:
+        with pytest.raises(ValueError, match=r"losses, got|entries"):
+            tx.update(good, state, params, losses=jnp.ones(number))
+    tx.update(good, state, params, losses=jnp.ones(size))  # and the state is as good as new
+    cases_run["wrong"] += 1
