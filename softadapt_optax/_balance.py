@@ -529,8 +529,9 @@ def balance(
             for candidate in (new_state, state)
         )
         is_good = jnp.all(jnp.isfinite(means) & jnp.isfinite(new_state.loss_weights))
-        is_good &= _stays_finite(new_state.weighting_state, old_state.weighting_state)
-        is_good &= _stays_finite(new_state.gradient_products, old_state.gradient_products)
+        is_good &= _stays_finite(
+            *((s.weighting_state, s.gradient_products) for s in (new_state, old_state))
+        )
         state = _where(is_good, new_state, old_state)
 
         h = grads.combine(state.loss_weights)

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import softadapt_optax as sa
+from benchmarks import reliability
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +29,30 @@ GRADIENT_COLUMNS = (
     "pcgrad",
     "mgda",
 )
+
+
+RELIABILITY = json.loads((ROOT / "benchmarks" / "reliability.json").read_text())
+
+
+def test_the_page_on_reliability_is_what_was_measured():
+    assert (ROOT / "docs" / "reliability.md").read_text() == reliability.page(RELIABILITY)
+
+
+def test_the_readme_says_what_was_measured_of_reliability():
+    section = README.split("## Reliability")[1].split("\n## ")[0]
+    kills, faults, long_run, fuzz = (RELIABILITY[name] for name in reliability.PARTS)
+    assert f" {sum(row['kills'] for row in kills['rows'])} times" in section
+    assert all(row["bit_for_bit_equal"] for row in kills["rows"])
+    assert f"in {len(faults['rows'])} combinations" in section
+    assert all(row["state_is_finite"] and row["params_are_finite"] for row in faults["rows"])
+    cases = fuzz["finite"] + fuzz["not finite"] + fuzz["wrong"]
+    assert f"* {cases:,} random cases" in section
+    assert "100,000 steps" in section
+    assert all(row["steps"] == 100_000 and row["state_is_finite"] for row in long_run["rows"])
+    drift = max(row["weight_sum_deviation"] for row in long_run["rows"])
+    assert f"exact to {drift:.0e}." in section
+    for row in long_run["rows"]:
+        assert row["temporary_bytes"] == row["temporary_bytes_of_100_steps"]
 
 
 def number_of_losses(report, case):

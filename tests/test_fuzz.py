@@ -20,7 +20,7 @@ import pytest
 
 import softadapt_optax as sa
 
-EXAMPLES = {"default": 25, "nightly": 1000}[os.environ.get("FUZZ_PROFILE", "default")]
+EXAMPLES = {"default": 25, "nightly": 500}[os.environ.get("FUZZ_PROFILE", "default")]
 fuzzed = hypothesis.settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -29,14 +29,21 @@ fuzzed = hypothesis.settings(
     suppress_health_check=list(hypothesis.HealthCheck),
     phases=(hypothesis.Phase.generate,),  # a failing case is small enough as it is
 )
-cases_run = {"finite": 0, "not finite": 0, "wrong": 0, "steps": 0}
+cases_run = {"finite": 0, "not finite": 0, "wrong": 0}
+updates_run = []
 
 
 @pytest.fixture(autouse=True, scope="module")
 def report():
     yield
     if path := os.environ.get("FUZZ_REPORT"):
-        pathlib.Path(path).write_text(json.dumps(cases_run) + "\n")
+        pathlib.Path(path).write_text(json.dumps(cases_run | {"updates": len(updates_run)}) + "\n")
+
+
+def let_programs_go():
+    """Each case compiles its own, and thousands of cases would fill the memory."""
+    if sum(cases_run.values()) % 100 == 0:
+        jax.clear_caches()
 
 
 @contextlib.contextmanager
@@ -203,11 +210,13 @@ def check_update(h, state, params, grads_are_small):
 def check_sum(h, stacked, weights):
     """h against float64, as exact as its dtype and the size of the terms allow."""
     for ours, each in zip(jax.tree.leaves(h), jax.tree.leaves(stacked), strict=True):
-        terms = np.asarray(each).astype(np.float64)
-        terms = weights.astype(np.float64).reshape(-1, *[1] * (each.ndim - 1)) * terms
+        each = np.asarray(each).astype(np.float64)
+        terms = weights.astype(np.float64).reshape(-1, *[1] * (each.ndim - 1)) * each
         info = jnp.finfo(ours.dtype)
         limit = 8 * float(jnp.maximum(info.eps, 1e-7)) * np.abs(terms).sum(axis=0)
         limit = limit + 8 * float(info.smallest_normal)
+        # Weights that are smaller than any normal float32 may become 0.
+        limit = limit + float(np.finfo(np.float32).tiny) * np.abs(each).sum(axis=0)
         error = np.abs(np.asarray(ours).astype(np.float64) - terms.sum(axis=0))
         fits = np.abs(terms.sum(axis=0)) < 0.9 * float(info.max)
         assert np.all((error <= limit) | ~fits)
@@ -216,6 +225,7 @@ def check_sum(h, stacked, weights):
 def run_case(data, bad_values):
     """Some steps of a random method on random gradients and losses."""
     draw = data.draw
+    let_programs_go()
     size, method, x64 = draw(sizes), draw(st.sampled_from(list(METHODS))), draw(st.booleans())
     tree, is_lazy, steps = draw(trees), draw(st.booleans()), draw(st.integers(1, 7))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -244,7 +254,7 @@ def run_case(data, bad_values):
                 check_sum(h, stacked, weights)
             found = [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(state)]
             assert found == kinds
-    return steps
+            updates_run.append(method)
 
 
 def gradients(rng, scale, dtype, shape):
@@ -258,7 +268,7 @@ def gradients(rng, scale, dtype, shape):
 @fuzzed
 @hypothesis.given(st.data())
 def test_finite_losses_and_gradients(data):
-    cases_run["steps"] += run_case(data, st.nothing())
+    run_case(data, st.nothing())
     cases_run["finite"] += 1
 
 
@@ -266,7 +276,7 @@ def test_finite_losses_and_gradients(data):
 @fuzzed
 @hypothesis.given(st.data())
 def test_losses_that_are_not_finite(data):
-    cases_run["steps"] += run_case(data, st.sampled_from([np.nan, np.inf, -np.inf]))
+    run_case(data, st.sampled_from([np.nan, np.inf, -np.inf]))
     cases_run["not finite"] += 1
 
 

@@ -147,6 +147,7 @@ def compiled_run(weight_sum, options):
     return jax.jit(run)
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None, max_examples=150)
 @hypothesis.given(
     trajectory=losses_of_any_size(3, 4),
@@ -221,6 +222,7 @@ def test_negative_losses_do_not_turn_descent_into_ascent():
     np.testing.assert_allclose(weights[-1], [1 / 3, 2 / 3], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rate", ["absolute", "relative"])
 def test_permuting_the_losses_permutes_the_weights(variant, rate):

@@ -50,6 +50,7 @@ def test_the_active_set_gives_the_weights_that_theirs_approach():
         )
 
 
+@pytest.mark.slow
 def test_on_trained_networks_our_norm_is_never_larger():
     weighting = aggregation.MGDAWeighting()
     excess = []
