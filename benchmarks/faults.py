@@ -67,7 +67,7 @@ def faults(pattern: str, kind: str, steps: int, rng: np.random.Generator) -> Fau
 
 @jax.custom_jvp
 def with_fault(loss: jax.Array, loss_fault: jax.Array, gradient_fault: jax.Array) -> jax.Array:
-    """The loss and its gradient, each plus its fault."""
+    """The loss plus its fault, and its gradient times one plus its fault."""
     del gradient_fault
     return loss + loss_fault
 
@@ -178,7 +178,6 @@ def rows_of(method: str, steps: int, seeds: int) -> list[dict[str, Any]]:
             "state_is_finite": bool(np.all(result["state_is_finite"])),
             "params_are_finite": bool(np.all(result["params_are_finite"])),
             "loss_ratio": float(np.median(result["last_loss"] / unharmed)),
-            "untrained_ratio": float(np.median(result["first_loss"] / unharmed)),
         }
         for (pattern, kind), result in found.items()
         if pattern != "none"

@@ -33,7 +33,9 @@ class Components(NamedTuple):
         depend on it.
       gramian: a function without arguments that gives the inner products of the K
         gradients, shape [K, K], zero for losses of priority 0. They are computed only for
-        methods that call it, inside of a ``lax.cond`` of their own too.
+        methods that call it, then in each update, also if the call is inside of a ``lax.cond``:
+        for rare use there is the ``every`` of :func:`balance`. An update with one that is not
+        finite is dropped, whatever the method makes of it.
       squared_norms: the same for their squared norms alone, shape [K].
     """
 
@@ -81,8 +83,10 @@ class BalanceState(NamedTuple):
       step_count: number of steps, int32; those with a loss that is not finite do not count.
         Where int32 ends it repeats its last period.
       recorded_losses: the losses that the weighting saw last, shape [K]; zeros before.
-      gradient_products: what the weighting saw last of the gradients: their Gramian, shape
-        [K, K], their squared norms, shape [K], or ``()`` if it looks at losses alone.
+      gradient_norms: the norms of the gradients that the weighting saw last, shape [K]; ``()``
+        if it looks at losses alone.
+      gradient_cosines: the cosines between them, shape [K, K]; ``()`` if it does not look at
+        their inner products.
       weighting_state: state of the weighting.
     """
 
@@ -92,7 +96,8 @@ class BalanceState(NamedTuple):
     period_counts: Int[Array, " K"]
     step_count: Int[Array, ""]
     recorded_losses: Float[Array, " K"]
-    gradient_products: PyTree[Float[Array, "..."]]
+    gradient_norms: PyTree[Float[Array, " K"]]
+    gradient_cosines: PyTree[Float[Array, "K K"]]
     weighting_state: PyTree
 
 
@@ -138,35 +143,44 @@ def _needed_products(weighting: Weighting, num_losses: int) -> str | None:
     return "gramian" if "gramian" in asked else next(iter(asked), None)
 
 
-def _products(
+def _view(
     needed: str | None,
     grads: ComponentGrads,
     mask: PyTree[bool] | None,
-    counted: Bool[Array, " K"],
-) -> PyTree[Float[Array, "..."]]:
-    """The ``gradient_products`` of these gradients, zero for losses that do not count."""
+    losses: Float[Array, " K"],
+    priorities: Float[Array, " K"],
+) -> Components:
+    """What the weighting sees."""
+    counted = priorities > 0
+    gramian = squared_norms = jnp.zeros(())
     if needed == "gramian":
-        return jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
+        gramian = jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
+        squared_norms = jnp.diagonal(gramian)
+    elif needed == "squared_norms":
+        squared_norms = jnp.where(counted, grads.squared_norms(mask), 0.0)
+    return Components(losses, priorities, lambda: gramian, lambda: squared_norms)
+
+
+def _remember(state: BalanceState, needed: str | None, components: Components) -> BalanceState:
+    """The state with what the weighting sees, for :func:`diagnostics`."""
+    seen = components.counted
+    losses = jnp.where(seen, components.losses, state.recorded_losses)
+    state = state._replace(recorded_losses=losses)
+    if not needed:
+        return state
+    norms = jnp.sqrt(components.squared_norms())
+    state = state._replace(gradient_norms=jnp.where(seen, norms, state.gradient_norms))
     if needed == "squared_norms":
-        return jnp.where(counted, grads.squared_norms(mask), 0.0)
-    return ()
+        return state
+    # Those of a zero vector are zero.
+    inverse = jnp.where(norms > 0, 1.0 / jnp.where(norms > 0, norms, 1.0), 0.0)
+    cosines = components.gramian() * inverse[:, None] * inverse[None, :]
+    cosines = jnp.where(_pairs(seen), cosines, state.gradient_cosines)
+    return state._replace(gradient_cosines=cosines)
 
 
 def _pairs(counted: Bool[Array, " K"]) -> Bool[Array, "K K"]:
     return counted[:, None] & counted[None, :]
-
-
-def _keep_unseen_products(
-    seen: Bool[Array, " K"], new: PyTree[Array], old: PyTree[Array]
-) -> PyTree[Array]:
-    """The ``gradient_products``, without news of the losses that were not seen."""
-    return jax.tree.map(
-        lambda products, before: jnp.where(
-            _pairs(seen) if products.ndim == 2 else seen, products, before
-        ),
-        new,
-        old,
-    )
 
 
 def _keep_unseen(seen: Bool[Array, " K"], new: Array, old: Array) -> Array:
@@ -192,6 +206,11 @@ def _carry_over(
 
 def _where(condition: bool | Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(functools.partial(jnp.where, condition), new, old)
+
+
+def _made_of_losses(state: BalanceState) -> PyTree:
+    """The entries of which finite losses alone do not make sure that they are finite."""
+    return state.gradient_norms, state.gradient_cosines, state.weighting_state
 
 
 def _stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
@@ -437,7 +456,7 @@ def balance(
         del params
         equal = jnp.ones(num_losses, dtype=float)
         needed = needed_products()
-        shapes = {"gramian": (num_losses, num_losses), "squared_norms": (num_losses,)}
+        cosines = jnp.zeros((num_losses, num_losses), dtype=float) if needed == "gramian" else ()
         return BalanceState(
             loss_weights=scaled(equal, jnp.ones(num_losses, dtype=bool)),
             held_weights=equal,
@@ -445,7 +464,8 @@ def balance(
             period_counts=jnp.zeros(num_losses, dtype=jnp.int32),
             step_count=jnp.zeros((), dtype=jnp.int32),
             recorded_losses=jnp.zeros(num_losses, dtype=float),
-            gradient_products=jnp.zeros(shapes[needed], dtype=float) if needed else (),
+            gradient_norms=jnp.zeros(num_losses, dtype=float) if needed else (),
+            gradient_cosines=cosines,
             weighting_state=jax.tree.map(_own_typed_array, weighting.init(num_losses)),
         )
 
@@ -459,6 +479,8 @@ def balance(
         **extra_args: Any,
     ) -> tuple[PyTree, BalanceState]:
         del extra_args
+        if isinstance(state, ComponentGrads):
+            raise TypeError("`state` should be an optimizer's state, got `ComponentGrads`.")
         grads = _as_component_grads(updates, losses, params, num_losses)
         check_names("weights or priorities", priorities, grads.names)
         _check_like(
@@ -489,13 +511,7 @@ def balance(
 
         def reweighted() -> BalanceState:
             """The state after the weighting has seen the means of the period."""
-            products = _products(needed, grads, mask, is_seen)
-            components = Components(
-                losses=advanced.period_losses,
-                priorities=factors(is_seen),
-                gramian=lambda: products,
-                squared_norms=lambda: jnp.diagonal(products) if products.ndim == 2 else products,
-            )
+            components = _view(needed, grads, mask, advanced.period_losses, factors(is_seen))
             weights, weighting_state = weighting.update(components, state.weighting_state)
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
@@ -505,10 +521,8 @@ def balance(
             weights = as_component_array(weights, "weights", num_losses)
             # With a weight sum only ratios have a meaning, and so has what is held at the start.
             is_ratio = is_first if weight_sum is None else True
-            ahead = advanced._replace(
-                held_weights=_carry_over(is_seen, weights, state.held_weights, is_ratio),
-                recorded_losses=jnp.where(is_seen, advanced.period_losses, state.recorded_losses),
-                gradient_products=_keep_unseen_products(is_seen, products, state.gradient_products),
+            ahead = _remember(advanced, needed, components)._replace(
+                held_weights=_carry_over(is_seen, weights, state.held_weights, is_ratio)
             )
             recorded = ahead._replace(
                 period_losses=jnp.zeros_like(means),
@@ -529,9 +543,7 @@ def balance(
             for candidate in (new_state, state)
         )
         is_good = jnp.all(jnp.isfinite(means) & jnp.isfinite(new_state.loss_weights))
-        is_good &= _stays_finite(
-            *((s.weighting_state, s.gradient_products) for s in (new_state, old_state))
-        )
+        is_good &= _stays_finite(*(_made_of_losses(s) for s in (new_state, old_state)))
         state = _where(is_good, new_state, old_state)
 
         h = grads.combine(state.loss_weights)

@@ -144,10 +144,10 @@ class ComponentGrads:
 
 def refuse_pair(updates: Any) -> None:
     """Raises for what `value_and_component_grads` returns, losses and gradients together."""
-    if isinstance(updates, tuple) and any(isinstance(u, ComponentGrads) for u in updates):
+    if isinstance(updates, tuple | list) and any(isinstance(u, ComponentGrads) for u in updates):
         raise TypeError(
-            "The gradients should be `ComponentGrads`, got a tuple with them in it. Likely cause: "
-            "the result of `value_and_component_grads` is a pair, `losses, grads = ...`."
+            "The gradients should be `ComponentGrads`, got a sequence with them in it. Likely "
+            "cause: the result of `value_and_component_grads` is a pair, `losses, grads = ...`."
         )
 
 

@@ -1,11 +1,11 @@
 """What the state of an optimizer says about the losses."""
 
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, PyTree
 
 from softadapt_optax._balance import BalanceState
 from softadapt_optax._softadapt import SoftAdaptState
@@ -40,14 +40,15 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
     _check_size(like, weights.shape[-1])
     if like is None or _is_array(like):
         return weights
-    return jax.tree.unflatten(jax.tree.structure(like), _entries(weights))
+    entries = [weights[..., k] for k in range(weights.shape[-1])]
+    return jax.tree.unflatten(jax.tree.structure(like), entries)
 
 
 def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Array]:
     r"""All that the state knows of the losses, as scalars by name, for a logger.
 
-    It reads what the weighting had to compute anyway, so that it costs nothing in the training
-    step. For losses named "fit" and "size" the keys are
+    It reads what the weighting had to compute anyway. For losses named "fit" and "size" the keys
+    are
 
     * ``"weights/fit"``: the weight :math:`\alpha_k` of the last step;
     * ``"losses/fit"``: the loss that the method saw last, the mean of a period with ``every``;
@@ -56,25 +57,28 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
     * ``"gradient_norms/fit"``: :math:`\|\nabla f_k\|`, for methods that look at gradients;
     * ``"cosines/fit/size"``: the cosine between the gradients of two losses, for ``pcgrad``,
       ``mgda`` and other methods that look at the Gramian; 0 if one of them is zero;
-    * ``"conflict_share"``: for these the share of pairs of losses whose cosine is negative.
+    * ``"conflict_share"``: for these the share of pairs of losses whose cosine is negative;
+    * ``"steps"``: the number of steps that were used.
 
-    Losses and gradients are 0 before the first step, norms and cosines those of the parameters
-    under ``shared``. Those of an absent loss, or of steps between two of ``every``, are the last
-    that the method saw.
+    Losses and gradients are 0 before the first step, and for losses of priority 0, which no
+    method sees. Norms and cosines are those of the parameters under ``shared``. Those of an
+    absent loss, or of steps between two of ``every``, are the last that the method saw. A step
+    that :func:`balance` drops, for a loss or Gramian that is not finite, changes *nothing* here:
+    "steps" stands still then.
 
     Args:
       opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
         it, at any depth; or a batch of such states, with leading axes.
       like: a pytree of K scalars with names, such as the losses; a loss inside of a loss is
-        called ``"outer/inner"``. Default: the names are "0", "1", ... in the order of the
-        losses.
+        called ``"outer/inner"``. Or a sequence of K names. Default: the names are "0", "1", ...
+        in the order of the losses.
 
     Returns:
       A dictionary of scalars, or of arrays [...] for a batch of states. It can be made inside
       or outside of ``jit``.
 
     Raises:
-      ValueError: as for :func:`loss_weights`.
+      ValueError: as for :func:`loss_weights`, or two scalars would have the same name.
 
     Examples:
       >>> import jax.numpy as jnp, optax, softadapt_optax as sa
@@ -94,42 +98,37 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
       gradient_norms/size 2.0
       cosines/fit/size -1.0
       conflict_share 1.0
+      steps 1.0
     """
     state = _balance_state(opt_state)
     weights, losses = _array_in(state.loss_weights), _array_in(state.recorded_losses)
     by_loss = {"weights": weights, "losses": losses}
+    if isinstance(state.weighting_state, SoftAdaptState):
+        by_loss["slopes"] = _array_in(state.weighting_state.loss_slopes)
+    norms, cosines = _array_in(state.gradient_norms), _array_in(state.gradient_cosines)
+    if norms is not None:
+        by_loss["gradient_norms"] = norms
+
     num_losses = weights.shape[-1]
     _check_size(like, num_losses)
     names = _names(like, num_losses)
-    if isinstance(state.weighting_state, SoftAdaptState):
-        by_loss["slopes"] = _array_in(state.weighting_state.loss_slopes)
-    products = _array_in(state.gradient_products)
-    has_gramian = products is not None and products.ndim > weights.ndim
-    if products is not None:
-        squared = jnp.diagonal(products, axis1=-2, axis2=-1) if has_gramian else products
-        by_loss["gradient_norms"] = jnp.sqrt(squared)
-    scalars = {
-        f"{quantity}/{name}": value
+    scalars = [
+        (f"{quantity}/{name}", values[..., k])
         for quantity, values in by_loss.items()
-        for name, value in zip(names, _entries(values), strict=True)
-    }
-    if has_gramian:
-        pairs = list(itertools.combinations(range(num_losses), 2))
-        cosines = {(i, j): _cosine(products, by_loss["gradient_norms"], i, j) for i, j in pairs}
-        scalars |= {f"cosines/{names[i]}/{names[j]}": cosines[i, j] for i, j in pairs}
-        conflicts = sum(
-            ((cosine < 0) for cosine in cosines.values()), jnp.zeros(weights.shape[:-1])
-        )
-        scalars["conflict_share"] = conflicts / max(len(pairs), 1)
-    return scalars
-
-
-def _cosine(
-    gramian: Float[Array, "... K K"], norms: Float[Array, "... K"], i: int, j: int
-) -> Float[Array, "..."]:
-    lengths = norms[..., i] * norms[..., j]
-    cosine = gramian[..., i, j] / jnp.where(lengths > 0, lengths, 1.0)
-    return jnp.clip(jnp.where(lengths > 0, cosine, 0.0), -1.0, 1.0)
+        for k, name in enumerate(names)
+    ]
+    if cosines is not None:
+        first, second = np.triu_indices(num_losses, 1)
+        of_pairs = jnp.clip(cosines[..., first, second], -1.0, 1.0)  # but for rounding they are
+        pairs = [f"cosines/{names[i]}/{names[j]}" for i, j in zip(first, second, strict=True)]
+        scalars += [(pair, of_pairs[..., k]) for k, pair in enumerate(pairs)]
+        conflicts = jnp.sum(of_pairs < 0, axis=-1) / max(len(pairs), 1)
+        scalars.append(("conflict_share", conflicts))
+    scalars.append(("steps", _array_in(state.step_count)))
+    by_name = dict(scalars)
+    if len(by_name) < len(scalars):
+        raise ValueError(f"The names of the losses should not run into each other, got {names}.")
+    return by_name
 
 
 def _balance_state(opt_state: PyTree) -> BalanceState:
@@ -139,7 +138,8 @@ def _balance_state(opt_state: PyTree) -> BalanceState:
     if len(states) != 1:
         raise ValueError(
             "`opt_state` should be the state of a chain with one `softadapt`, `balance` or other "
-            f"weighting in it, got a {type(opt_state).__name__} with {len(states)}."
+            f"weighting in it, got a {type(opt_state).__name__} with {len(states)}. Likely cause: "
+            "the arguments are swapped, or the state was restored without a template."
         )
     return states[0]
 
@@ -169,9 +169,7 @@ def _check_size(like: PyTree | None, num_losses: int) -> None:
 def _names(like: PyTree | None, num_losses: int) -> list[str]:
     if like is None or jax.tree_util.all_leaves([like]):
         return [str(k) for k in range(num_losses)]
+    if all(isinstance(leaf, str) for leaf in jax.tree.leaves(like)):
+        return jax.tree.leaves(like)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(like)]
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
-
-
-def _entries(values: Float[Array, "... K"]) -> list[Float[Array, "..."]]:
-    return [values[..., k] for k in range(values.shape[-1])]

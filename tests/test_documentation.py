@@ -51,8 +51,9 @@ def test_the_readme_says_what_was_measured_of_reliability():
     assert all(row["steps"] == 100_000 and row["state_is_finite"] for row in long_run["rows"])
     drift = max(row["weight_sum_deviation"] for row in long_run["rows"])
     assert f"exact to {drift:.0e}." in section
+    assert "10,000 calls" in section
     for row in long_run["rows"]:
-        assert row["temporary_bytes"] == row["temporary_bytes_of_100_steps"]
+        assert (row["calls"], row["traces"], row["more_arrays"]) == (10_000, 1, 0), row
 
 
 def number_of_losses(report, case):

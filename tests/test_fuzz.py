@@ -20,7 +20,7 @@ import pytest
 
 import softadapt_optax as sa
 
-EXAMPLES = {"default": 25, "nightly": 500}[os.environ.get("FUZZ_PROFILE", "default")]
+EXAMPLES = {"default": 25, "nightly": 300}[os.environ.get("FUZZ_PROFILE", "default")]
 fuzzed = hypothesis.settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -190,12 +190,12 @@ def linear_losses(params, stacked, values):
 # The promises.
 
 
-def check_update(h, state, params, grads_are_small):
+def check_update(h, state, params, is_finite):
     """h is like the parameters, the state is finite; returns the weights."""
     assert jax.tree.structure(h) == jax.tree.structure(params)
     for ours, param in zip(jax.tree.leaves(h), jax.tree.leaves(params), strict=True):
         assert (ours.shape, ours.dtype) == (param.shape, param.dtype)
-        assert not (grads_are_small and jnp.any(jnp.isnan(ours)))
+        assert not (is_finite and jnp.any(jnp.isnan(ours)))
     for leaf in jax.tree.leaves(state):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             assert jnp.all(jnp.isfinite(leaf))
@@ -213,7 +213,7 @@ def check_sum(h, stacked, weights):
         each = np.asarray(each).astype(np.float64)
         terms = weights.astype(np.float64).reshape(-1, *[1] * (each.ndim - 1)) * each
         info = jnp.finfo(ours.dtype)
-        limit = 8 * float(jnp.maximum(info.eps, 1e-7)) * np.abs(terms).sum(axis=0)
+        limit = 8 * float(info.eps) * np.abs(terms).sum(axis=0)
         limit = limit + 8 * float(info.smallest_normal)
         # Weights that are smaller than any normal float32 may become 0.
         limit = limit + float(np.finfo(np.float32).tiny) * np.abs(each).sum(axis=0)
@@ -239,7 +239,8 @@ def run_case(data, bad_values):
             scale = np.asarray([draw(gradient_scales) for _ in range(size)])
             values = np.asarray([draw(losses | bad_values) for _ in range(size)])
             present = draw(st.none() | st.lists(st.booleans(), min_size=size, max_size=size))
-            stacked = made(tree, lambda dtype, shape: gradients(rng, scale, dtype, shape))
+            bad = draw(st.lists(bad_values | st.just(0.0), min_size=size, max_size=size))
+            stacked = made(tree, lambda dtype, shape: gradients(rng, scale, bad, dtype, shape))
             values = jnp.asarray(values, dtype=float)
             if is_lazy:
                 losses_fn = linear_losses(params, stacked, values)
@@ -247,21 +248,22 @@ def run_case(data, bad_values):
                 h, state = tx.update(grads, state, params, present=present)
             else:
                 h, state = tx.update(stacked, state, params, losses=values, present=present)
-            is_small = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(stacked))
-            weights = check_update(h, state, params, is_small)
+            is_finite = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(stacked))
+            weights = check_update(h, state, params, is_finite)
             assert present is None or not np.any(weights[~np.asarray(present)])
-            if is_small:
+            if is_finite:
                 check_sum(h, stacked, weights)
             found = [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(state)]
             assert found == kinds
             updates_run.append(method)
 
 
-def gradients(rng, scale, dtype, shape):
-    """K of them, as far as the dtype reaches."""
+def gradients(rng, scale, bad, dtype, shape):
+    """K of them, as far as the dtype reaches, each plus a number that is zero or not finite."""
     values = rng.normal(size=(len(scale), *shape)) * scale.reshape(-1, *[1] * len(shape))
     limit = float(jnp.finfo(dtype).max) / 1e4
-    return jnp.asarray(np.clip(values, -limit, limit), dtype)
+    values = np.clip(values, -limit, limit) + np.reshape(bad, (-1, *[1] * len(shape)))
+    return jnp.asarray(values, dtype)
 
 
 @pytest.mark.slow
@@ -275,12 +277,11 @@ def test_finite_losses_and_gradients(data):
 @pytest.mark.slow
 @fuzzed
 @hypothesis.given(st.data())
-def test_losses_that_are_not_finite(data):
+def test_losses_and_gradients_that_are_not_finite(data):
     run_case(data, st.sampled_from([np.nan, np.inf, -np.inf]))
     cases_run["not finite"] += 1
 
 
-@pytest.mark.slow
 @fuzzed
 @hypothesis.given(st.data())
 def test_wrong_shapes_never_broadcast(data):
