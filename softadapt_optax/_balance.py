@@ -162,12 +162,10 @@ def _view(
 
 
 def _remember(state: BalanceState, needed: str | None, components: Components) -> BalanceState:
-    """The state with what the weighting sees, for :func:`diagnostics`."""
-    seen = components.counted
-    losses = jnp.where(seen, components.losses, state.recorded_losses)
-    state = state._replace(recorded_losses=losses)
+    """The state with what the weighting sees of the gradients, for :func:`diagnostics`."""
     if not needed:
         return state
+    seen = components.counted
     norms = jnp.sqrt(components.squared_norms())
     state = state._replace(gradient_norms=jnp.where(seen, norms, state.gradient_norms))
     if needed == "squared_norms":
@@ -538,6 +536,10 @@ def balance(
             new_state = reweighted()
         else:
             new_state = jax.lax.cond(is_due | is_first, reweighted, lambda: advanced)
+        # Outside of the `cond`, whose results all take memory of their own.
+        is_recorded = is_seen & (is_due | is_first)
+        recorded_losses = jnp.where(is_recorded, advanced.period_losses, state.recorded_losses)
+        new_state = new_state._replace(recorded_losses=recorded_losses)
         new_state, old_state = (
             candidate._replace(loss_weights=scaled(candidate.held_weights, is_present))
             for candidate in (new_state, state)
