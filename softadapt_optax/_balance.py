@@ -206,8 +206,8 @@ def _where(condition: bool | Bool[Array, ""], new: PyTree, old: PyTree) -> PyTre
     return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
 
-def _made_of_losses(state: BalanceState) -> PyTree:
-    """The entries of which finite losses alone do not make sure that they are finite."""
+def _derived_entries(state: BalanceState) -> PyTree:
+    """What can become infinite or NaN though the losses are finite."""
     return state.gradient_norms, state.gradient_cosines, state.weighting_state
 
 
@@ -545,7 +545,7 @@ def balance(
             for candidate in (new_state, state)
         )
         is_good = jnp.all(jnp.isfinite(means) & jnp.isfinite(new_state.loss_weights))
-        is_good &= _stays_finite(*(_made_of_losses(s) for s in (new_state, old_state)))
+        is_good &= _stays_finite(*(_derived_entries(s) for s in (new_state, old_state)))
         state = _where(is_good, new_state, old_state)
 
         h = grads.combine(state.loss_weights)
