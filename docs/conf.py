@@ -41,7 +41,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_output_stderr = "warn"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,4 +1,4 @@
-"""The composition table of the README: what works is right, what cannot work says why."""
+"""The table of docs/how_to/compositions.md: what works is right, what cannot work says why."""
 
 import equinox as eqx
 import flax.nnx
@@ -313,7 +313,7 @@ def test_stacked_gradients_break_where_we_cannot_see_them(name):
 
 @pytest.mark.parametrize("name", ["adam", "ema"])
 def test_what_cannot_be_seen_of_stacked_gradients_before_a_weighting(name):
-    """The README warns of it: the K gradients are well shaped when they come, the state grew."""
+    """The page warns of it: the K gradients are well shaped when they come, the state grew."""
     tx = optax.chain(BEFORE[name](), weighting())
     params = quadratic_params()
     _, grads = sa.value_and_component_grads(quadratic_losses)(params)
