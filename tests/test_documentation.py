@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import json
 import pathlib
@@ -104,3 +105,25 @@ def test_links_into_the_repository_lead_somewhere():
     assert local
     for link in local:
         assert link in anchors if link.startswith("#") else (ROOT / link).exists(), link
+
+
+def test_the_check_of_links_sees_what_is_broken(tmp_path):
+    spec = importlib.util.spec_from_file_location("check_links", ROOT / "docs" / "check_links.py")
+    check_links = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_links)
+    there = '<h1 id="top">here</h1> <a href="#top">up</a> <a href="https://else.where/x">out</a>'
+    there += '<a href="sub/page.html#there">on</a> <img src="picture.png" alt="a picture">'
+    broken = '<a href="#here">no anchor</a> <a href="gone.html">gone</a> <img src="../picture.png">'
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "picture.png").touch()
+    (tmp_path / "index.html").write_text(there)
+    (tmp_path / "sub" / "page.html").write_text('<p id="there">')
+    assert check_links.faults(tmp_path) == ([], 3)
+    (tmp_path / "sub" / "page.html").write_text(f'<p id="there"> {broken}')
+    found, followed = check_links.faults(tmp_path)
+    assert followed == 6
+    assert [line.split(": ", 1)[1] for line in found] == [
+        "picture without text: ../picture.png",
+        "no such anchor: #here",
+        "nothing at gone.html",
+    ]
