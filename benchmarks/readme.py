@@ -95,23 +95,19 @@ def losses_alone_sentence(reports: Mapping[str, Any]) -> str:
 
 
 def evidence_sentence(reports: Mapping[str, Any]) -> str:
-    """The methods that fit every problem, against the search and against the plain sum."""
+    """All methods against the search and against the plain sum."""
 
-    def count(verdict: str, name: str, reference: str) -> int:
+    def number(verdict: str, name: str, reference: str) -> int:
         found = (evidence.methods_that_are(verdict, reference, of) for of in reports.values())
         return sum(name in methods for methods in found)
 
     def against_plain(name: str) -> str:
-        better, worse = (count(verdict, name, evidence.PLAIN) for verdict in ("better", "worse"))
-        return f"{name} {better}/{worse}"
+        better, worse = (number(verdict, name, evidence.PLAIN) for verdict in ("better", "worse"))
+        applies = sum(name in report["rows"] for report in reports.values())
+        return f"{name} {better}/{worse}" + (f" of {applies}" if applies < len(reports) else "")
 
-    methods = [
-        name
-        for name in evidence.METHODS
-        if name not in (evidence.PLAIN, evidence.FIXED)
-        and all(name in report["rows"] for report in reports.values())
-    ]
-    beating = [name for name in methods if count("better", name, evidence.FIXED)]
+    methods = [name for name in evidence.METHODS if name not in (evidence.PLAIN, evidence.FIXED)]
+    beating = [name for name in methods if number("better", name, evidence.FIXED)]
     tallies = "; ".join(map(against_plain, [evidence.FIXED, *methods]))
     return (
         f"Fixed weights that were searched for are beaten by {', '.join(beating) or 'none'}; the "

@@ -6,9 +6,9 @@ The losses are the squared errors of two tasks that share a linear model with tw
 
     f_k(w) = u_k^2 ((w - w_k)^T C_k (w - w_k) + 0.05),
 
-where w_k is the task's own solution, C_k the covariance of its features, u_k the unit of its target
-and 0.05 the share of noise. The second task has its steep direction where the first one has its
-flat one, and a unit that makes its loss 25 times smaller. The model w = 0 predicts the mean
+where w_k is the task's own solution, C_k the covariance of its features, u_k the scale of its
+targets and 0.05 the share of noise. The second task has its steep direction where the first one has
+its flat one, and a scale that makes its loss 25 times smaller. The model w = 0 predicts the mean
 whatever the features are, so that f_k(0) is the prior loss.
 
 All methods start at the same points and take the same number of gradient steps of the same length

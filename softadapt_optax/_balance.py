@@ -34,8 +34,8 @@ class Components(NamedTuple):
       gramian: a function without arguments that gives the inner products of the K
         gradients, shape [K, K], zero for losses of priority 0. They are computed only for
         methods that call it, then in each update, also if the call is inside of a ``lax.cond``:
-        for rare use there is the ``every`` of :func:`balance`. An update with one that is not
-        finite is dropped, whatever the method makes of it.
+        for rare use there is the ``every`` of :func:`balance`. If one is not finite,
+        weights and state stay as they were, whatever the method makes of it.
       squared_norms: the same for their squared norms alone, shape [K].
     """
 
@@ -263,7 +263,8 @@ def _as_component_grads(
     if grads.losses.size != num_losses:
         raise ValueError(
             f"The weighting is made for {num_losses} losses, got {grads.losses.size}. Likely "
-            "cause: `num_losses`, or the number of fixed weights, is not the number of losses."
+            "cause: `num_losses`, or the number of fixed weights, is not the number of losses, or "
+            "the loss function returns the losses of examples instead of their mean."
         )
     return grads
 
@@ -310,7 +311,8 @@ def _check_stacked(updates: PyTree, params: PyTree | None, num_losses: int) -> N
         if names != param_names:
             raise ValueError(
                 "Stacked gradients should have the structure of the parameters, with leaves at "
-                f"{param_names}, got leaves at {names}."
+                f"{param_names}, got leaves at {names}. Likely cause: a list of K gradients, which "
+                "`jax.tree.map(lambda *g: jnp.stack(g), *gradients)` stacks."
             )
         expected = [(num_losses, *jnp.shape(leaf)) for _, leaf in param_leaves]
     for name, shape, wanted in zip(names, shapes, expected, strict=True):
@@ -525,7 +527,13 @@ def balance(
         def reweighted() -> BalanceState:
             """The state after the weighting has seen the means of the period."""
             components = _view(needed, grads, mask, means, factors(is_seen))
-            weights, weighting_state = weighting.update(components, state.weighting_state)
+            found = weighting.update(components, state.weighting_state)
+            if not (isinstance(found, tuple) and len(found) == 2):
+                raise TypeError(
+                    "The `update` of a `Weighting` should return a pair, the weights and the "
+                    f"state, got {type(found).__name__}."
+                )
+            weights, weighting_state = found
             _check_like(
                 jax.eval_shape(lambda: weighting_state),
                 state.weighting_state,

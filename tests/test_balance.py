@@ -350,6 +350,14 @@ def test_own_weighting_with_careless_types():
         assert state.weighting_state["count"] == 4 // every
 
 
+@pytest.mark.parametrize("found", [jnp.ones(2), jnp.ones(3), (jnp.ones(2), (), ())])
+def test_own_weighting_that_forgets_its_state(found):
+    weighting = sa.Weighting(lambda num_losses: (), lambda components, state: found)
+    tx = sa.balance(weighting, 2)
+    with pytest.raises(TypeError, match="should return a pair, the weights and the state, got"):
+        tx.update(jnp.ones((2, 3)), tx.init(None), losses=[1.0, 2.0])
+
+
 def test_own_weighting_whose_state_changes():
     for new_state in (jnp.zeros(2), jnp.zeros((), jnp.int32), (), {"a": jnp.zeros(())}):
         weighting = sa.Weighting(
