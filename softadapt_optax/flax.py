@@ -228,4 +228,9 @@ def _pure(state: Any) -> Any:
             f"got gradients of a {type(state).__name__}. Likely cause: the function of the same "
             "name in `softadapt_optax`, called with a module."
         )
-    return nnx.as_pure(state) if hasattr(nnx, "as_pure") else nnx.freeze(nnx.pure(state))
+    # Flax's own function for it has had three names.
+    return jax.tree.map(lambda variable: variable[...], state, is_leaf=_is_variable)
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
