@@ -42,7 +42,7 @@ def initial_loss(
 
     with m = ``steps``. It takes the units out of the losses: all count the same at the start.
     Until m losses are seen their mean so far is used, afterwards the weights are constant.
-    With m = 1 they hang on the first batch alone; where the initial value is known,
+    With m = 1 they depend on the first batch alone; where the initial value is known,
     :func:`prior_loss` does without.
 
     ``updates`` are those of :func:`balance`.

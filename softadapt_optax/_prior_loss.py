@@ -28,7 +28,7 @@ def prior_loss(
 
     where :math:`f_k^{\text{prior}}` is what a model reaches that knows the targets'
     distribution and nothing of the inputs: see :func:`cross_entropy_prior` and
-    :func:`squared_error_prior`. The weights are constant and do not hang on the first batch,
+    :func:`squared_error_prior`. The weights are constant and do not depend on the first batch,
     as those of :func:`initial_loss` do.
 
     ``updates`` are those of :func:`balance`.
