@@ -444,8 +444,20 @@ def test_wrong_stacked_gradients_without_parameters():
 def test_wrong_number_of_losses(tx):
     _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
     message = "made for 2 losses, got 3. Likely cause: `num_losses`, or the number of fixed weights"
+    message += ", is not the number of losses, or the loss function returns the losses of examples"
     with pytest.raises(ValueError, match=message):
         tx.update(grads, tx.init(None))
+
+
+def test_gradients_in_a_list():
+    params = quadratic_params()
+    stack = sa.value_and_component_grads(quadratic_losses)(params)[1].stack()
+    listed = [jax.tree.map(lambda leaf, k=k: leaf[k], stack) for k in (0, 1)]
+    tx = sa.softadapt(2)
+    with pytest.raises(ValueError, match="Likely cause: a list of K gradients, which"):
+        tx.update(listed, tx.init(params), params, losses=[1.0, 2.0])
+    stacked = jax.tree.map(lambda *g: jnp.stack(g), *listed)
+    tx.update(stacked, tx.init(params), params, losses=[1.0, 2.0])
 
 
 def test_shared_as_a_function_needs_the_parameters():
