@@ -8,28 +8,30 @@ from softadapt_optax._components import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
-from softadapt_optax._fixed_weights import fixed_weights as fixed_weights
-from softadapt_optax._gradnorm import GradNormState as GradNormState
-from softadapt_optax._gradnorm import gradnorm as gradnorm
-from softadapt_optax._initial_loss import InitialLossState as InitialLossState
-from softadapt_optax._initial_loss import initial_loss as initial_loss
-from softadapt_optax._learned_weights import LearnedWeightsState as LearnedWeightsState
-from softadapt_optax._learned_weights import learned_weights as learned_weights
-from softadapt_optax._mgda import mgda as mgda
-from softadapt_optax._normalized_gradients import (
+from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
+from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
+from softadapt_optax._gradients.mgda import mgda as mgda
+from softadapt_optax._gradients.normalized_gradients import (
     NormalizedGradientsState as NormalizedGradientsState,
 )
-from softadapt_optax._normalized_gradients import normalized_gradients as normalized_gradients
-from softadapt_optax._pcgrad import PCGradState as PCGradState
-from softadapt_optax._pcgrad import pcgrad as pcgrad
-from softadapt_optax._prior_loss import cross_entropy_prior as cross_entropy_prior
-from softadapt_optax._prior_loss import prior_loss as prior_loss
-from softadapt_optax._prior_loss import squared_error_prior as squared_error_prior
-from softadapt_optax._realtime_loss import realtime_loss as realtime_loss
-from softadapt_optax._softadapt import SoftAdaptState as SoftAdaptState
-from softadapt_optax._softadapt import softadapt as softadapt
-from softadapt_optax._uncertainty import UncertaintyState as UncertaintyState
-from softadapt_optax._uncertainty import uncertainty as uncertainty
+from softadapt_optax._gradients.normalized_gradients import (
+    normalized_gradients as normalized_gradients,
+)
+from softadapt_optax._gradients.pcgrad import PCGradState as PCGradState
+from softadapt_optax._gradients.pcgrad import pcgrad as pcgrad
+from softadapt_optax._losses.fixed_weights import fixed_weights as fixed_weights
+from softadapt_optax._losses.initial_loss import InitialLossState as InitialLossState
+from softadapt_optax._losses.initial_loss import initial_loss as initial_loss
+from softadapt_optax._losses.learned_weights import LearnedWeightsState as LearnedWeightsState
+from softadapt_optax._losses.learned_weights import learned_weights as learned_weights
+from softadapt_optax._losses.prior_loss import cross_entropy_prior as cross_entropy_prior
+from softadapt_optax._losses.prior_loss import prior_loss as prior_loss
+from softadapt_optax._losses.prior_loss import squared_error_prior as squared_error_prior
+from softadapt_optax._losses.realtime_loss import realtime_loss as realtime_loss
+from softadapt_optax._losses.softadapt import SoftAdaptState as SoftAdaptState
+from softadapt_optax._losses.softadapt import softadapt as softadapt
+from softadapt_optax._losses.uncertainty import UncertaintyState as UncertaintyState
+from softadapt_optax._losses.uncertainty import uncertainty as uncertainty
 
 __version__ = "0.1.0"
 

@@ -12,14 +12,9 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from softadapt_optax._checks import check_factors, check_flag, check_integer, check_number
-from softadapt_optax._components import (
-    ComponentGrads,
-    as_component_array,
-    check_names,
-    from_stacked,
-    merge,
-    refuse_pair,
-)
+from softadapt_optax._components import ComponentGrads, from_stacked, refuse_pair
+from softadapt_optax._masks import merge
+from softadapt_optax._per_loss import as_component_array, check_names
 
 
 class Components(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from softadapt_optax._components import as_component_array
+from softadapt_optax._per_loss import as_component_array
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> None:

@@ -1,8 +1,6 @@
 """The component losses and, on demand, their gradients."""
 
 import functools
-import itertools
-import math
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +8,17 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-# Products of gradients are written out one by one for up to so many losses. Beyond, stacks of
-# gradients are multiplied: their K (K + 1) / 2 products would take long to compile.
-_MOST_UNROLLED = 16
+from softadapt_optax._masks import merge, select
+from softadapt_optax._per_loss import (
+    as_component_array,
+    check_names,
+    component_names,
+    dtype_of,
+    is_numeric,
+)
+from softadapt_optax._products import gramian_of, squared_norms_of, weighted_sum
 
 
 class ComponentGrads:
@@ -89,25 +92,15 @@ class ComponentGrads:
           An array of shape [K, K], float32, or float64 under x64; float64 parameters are
           multiplied and added in float64, all others in float32.
         """
-        rows = self._rows(mask)
-        if len(rows) > _MOST_UNROLLED:
-            return _matrix_products(rows)
-        pairs = list(itertools.combinations_with_replacement(range(len(rows)), 2))
-        products = dict(zip(pairs, _inner_products(rows, pairs), strict=True))
-        columns = [
-            jnp.stack([products[min(i, j), max(i, j)] for i in range(len(rows))])
-            for j in range(len(rows))
-        ]
-        return jnp.stack(columns, axis=1)
+        return gramian_of(self._rows(mask))
 
     def squared_norms(self, mask: PyTree[bool] | None = None) -> Float[Array, " K"]:
         r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone."""
-        rows = self._rows(mask)
-        return jnp.stack(_inner_products(rows, [(k, k) for k in range(len(rows))]))
+        return squared_norms_of(self._rows(mask))
 
     def _rows(self, mask: PyTree[bool] | None) -> list[list[Array]]:
         """The leaves of each of the K gradients under the mask."""
-        return [jax.tree.leaves(_select(mask, grads)) for grads in self._pull_each()]
+        return [jax.tree.leaves(select(mask, grads)) for grads in self._pull_each()]
 
     def formed(self, mask: PyTree[bool] | None = None) -> "ComponentGrads":
         """The same with the K gradients formed at once, for whoever needs them more than once.
@@ -119,7 +112,7 @@ class ComponentGrads:
         each = self._pull_each()
 
         def pull(weights: Float[Array, " K"]) -> PyTree:
-            reused = _weighted_sum(weights, each)
+            reused = weighted_sum(weights, each)
             return reused if mask is None else merge(mask, reused, self._pull(weights))
 
         return ComponentGrads(self.losses, self.names, pull, lambda: each)
@@ -284,61 +277,9 @@ def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
     return ComponentGrads(
         losses=array,
         names=component_names(losses),
-        pull=lambda weights: _weighted_sum(weights, pull_each()),
+        pull=lambda weights: weighted_sum(weights, pull_each()),
         pull_each=pull_each,
     )
-
-
-def merge(mask: PyTree[bool], under: PyTree, outside: PyTree) -> PyTree:
-    """The leaves of ``under`` where the mask is True, elsewhere those of ``outside``."""
-    return _map_mask(lambda keep, first, second: first if keep else second, mask, under, outside)
-
-
-def as_component_array(
-    values: PyTree, name: str, num_losses: int | None = None
-) -> Float[Array, " K"]:
-    """One number for each component, in ``jax.tree.leaves`` order, as an array [K]."""
-    leaves = jax.tree.leaves(values)
-    dtypes = [_dtype(leaf) for leaf in leaves]
-    for dtype in dtypes:
-        if not _is_numeric(dtype) or jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"`{name}` should be real numbers, got dtype {dtype}.")
-    shapes = [jnp.shape(leaf) for leaf in leaves]
-    if jax.tree_util.all_leaves([values]) and len(shapes[0]) == 1:
-        array = jnp.asarray(leaves[0], dtype=float)
-    elif leaves and all(shape == () for shape in shapes):
-        array = jnp.stack([jnp.asarray(leaf, dtype=float) for leaf in leaves])
-    else:
-        raise ValueError(
-            f"`{name}` should be an array of shape [K] or a pytree of K scalars, one for each "
-            f"loss, got leaves of shapes {shapes}."
-        )
-    if num_losses is not None and array.size != num_losses:
-        raise ValueError(
-            f"`{name}` should have {num_losses} entries, one for each loss, got {array.size}."
-        )
-    return array
-
-
-def component_names(losses: PyTree) -> list[str] | None:
-    """The K paths in the losses; None for an array."""
-    if jax.tree_util.all_leaves([losses]):
-        return None
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(losses)]
-
-
-def check_names(name: str, values: PyTree, loss_names: list[str] | None) -> None:
-    """Raises if ``values`` have names, not mere positions, and they are not the losses'."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(values)]
-    keys = [key for path in paths for key in path]
-    if loss_names is None or all(isinstance(key, jax.tree_util.SequenceKey) for key in keys):
-        return
-    names = [jax.tree_util.keystr(path) for path in paths]
-    if names != loss_names:
-        raise ValueError(
-            f"The {name} should have the names of the losses in their order, "
-            f"{', '.join(loss_names)}, got {', '.join(names)}."
-        )
 
 
 def _positions(argnums: Any, num_args: int) -> list[int]:
@@ -374,9 +315,9 @@ def _split_trained(
 ) -> tuple[list[Array], list[Any], Callable[[Iterable[Any], Iterable[Any]], PyTree]]:
     """The floating-point leaves, the other leaves, and the way back."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    dtypes = [_dtype(leaf) for _, leaf in paths]
+    dtypes = [dtype_of(leaf) for _, leaf in paths]
     for (path, _), dtype in zip(paths, dtypes, strict=True):
-        if not _is_numeric(dtype):
+        if not is_numeric(dtype):
             raise TypeError(
                 f"The differentiated arguments should hold numbers, got {dtype} at "
                 f"{jax.tree_util.keystr(path)}. Likely cause: random keys or functions beside "
@@ -428,141 +369,3 @@ def _cast_like(values: Sequence[Array], like: Sequence[Array]) -> list[Array]:
     # The product gives a value also the other's device axes inside `shard_map`.
     pairs = zip(values, like, strict=True)
     return [value.astype(other.dtype) * jnp.ones_like(other) for value, other in pairs]
-
-
-def _weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
-    def leaf_sum(*leaves: Array) -> Array:
-        wide = [_at_least_float32(leaf) for leaf in leaves]
-        factors = weights.astype(wide[0].real.dtype)
-        if len(wide) > _MOST_UNROLLED:
-            total = jnp.tensordot(factors, jnp.stack(wide), 1, precision="highest")
-        else:
-            # Written out over k it fuses into the optimizer behind; `tensordot` does not.
-            pairs = zip(jnp.unstack(factors), wide, strict=True)
-            total = functools.reduce(operator.add, [factor * leaf for factor, leaf in pairs])
-        return total.astype(leaves[0].dtype)
-
-    return jax.tree.map(leaf_sum, *each)
-
-
-def _select(mask: PyTree[bool] | None, tree: PyTree) -> PyTree:
-    if mask is None:
-        return tree
-    return _map_mask(lambda keep, subtree: subtree if keep else None, mask, tree)
-
-
-def _map_mask(function: Callable[..., PyTree], mask: PyTree[bool], *trees: PyTree) -> PyTree:
-    try:
-        return jax.tree.map(function, mask, *trees)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "A mask of parameters, such as `shared`, should be a pytree of bools with the "
-            f"structure of the parameters or a prefix of it, got {mask}. Likely cause: a level is "
-            'missing, such as Flax\'s "params"; a function of the parameters that calls '
-            "`jax.tree_util.tree_map_with_path` fits any structure. The parameters have "
-            f"{jax.tree.structure(trees[0])}."
-        ) from error
-
-
-def _inner_products(
-    rows: Sequence[Sequence[Array]], pairs: Sequence[tuple[int, int]]
-) -> list[Float[Array, ""]]:
-    """The inner products of pairs of rows of leaves, several of them in one pass over memory.
-
-    A sum over all axes at once can add millions of float32 terms in sequence on the CPU and lose
-    half of the digits: here it is one axis at a time.
-    """
-    at_once = 12
-    totals: list[Float[Array, ""]] = []
-    for start in range(0, len(pairs), at_once):
-        group = pairs[start : start + at_once]
-        sums = [jnp.zeros((), dtype=float) for _ in group]
-        for leaves in zip(*rows, strict=True):
-            wide = [jnp.atleast_1d(_at_least_float32(leaf)) for leaf in leaves]
-            sums = list(_add_each(sums, _leaf_products(wide, group)))
-        totals += sums
-    return totals
-
-
-def _leaf_products(leaves: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[Array]:
-    """A sum of several arrays at once reads each leaf once instead of once for each of its pairs.
-
-    But XLA does not partition it: it gathers what is sharded along the axis that is summed. So
-    in large leaves that is an axis of 16 to 32, split from the last one so that 16 devices can
-    share what is left of it; leaves where this cannot be are summed one by one.
-    """
-    long, small = 256, 4096
-    *outer, length = leaves[0].shape
-    at_once = max(1, min(32, length // 16))
-    if _spec(leaves[0])[-1] is not None:
-        is_one_pass = False
-    elif length >= long and length % at_once == 0:
-        leaves = [leaf.reshape(*outer, length // at_once, at_once) for leaf in leaves]
-        is_one_pass = True
-    else:
-        is_one_pass = leaves[0].size <= small
-    products = [(leaves[i] * leaves[j].conj()).real for i, j in pairs]
-    if is_one_pass:
-        zeros = [jnp.zeros((), product.dtype) for product in products]
-        by_row = jax.lax.reduce(products, zeros, _add_each, (products[0].ndim - 1,))
-    else:
-        by_row = [jnp.sum(product, axis=-1) for product in products]
-    return [jnp.sum(sums) for sums in by_row]
-
-
-def _add_each(first: Sequence[Array], second: Sequence[Array]) -> tuple[Array, ...]:
-    return tuple(map(operator.add, first, second))
-
-
-def _matrix_products(rows: Sequence[Sequence[Array]]) -> Float[Array, "K K"]:
-    """The inner products of all pairs of rows of leaves, as products of matrices.
-
-    One for each entry of the first axis, or for each block of that axis where the entry is less
-    than a row of the result; XLA partitions a sum over axes of the leaf, and no flattened ones.
-    """
-    total = jnp.zeros((), dtype=float)
-    for leaves in zip(*rows, strict=True):
-        stacked = jnp.stack([jnp.atleast_1d(_at_least_float32(leaf)) for leaf in leaves])
-        num_rows, length, *inner = stacked.shape
-        block = 1
-        if math.prod(inner) < num_rows:
-            block = math.gcd(length, 4096) if _spec(stacked)[1] is None else length
-        if block * math.prod(inner) < num_rows:
-            block = max(length, 1)
-        blocks = stacked.reshape(num_rows, length // block, block, *inner)
-        summed = tuple(range(2, blocks.ndim))
-        products = jax.lax.dot_general(
-            blocks,
-            blocks.conj(),
-            ((summed, summed), ((1,), (1,))),
-            precision="highest",
-            out_sharding=_sharding_of_batch(blocks, axis=1),
-        )
-        total = total + jnp.sum(products.real, axis=0)
-    return total
-
-
-def _spec(array: Array) -> tuple[Any, ...]:
-    """How each axis is sharded, as far as the type tells: on a mesh with explicit axes."""
-    return tuple(jax.typeof(array).sharding.spec)
-
-
-def _sharding_of_batch(array: Array, axis: int) -> jax.sharding.NamedSharding | None:
-    """For products over the other axes, which on a mesh with explicit axes have to be told."""
-    if not any(_spec(array)):
-        return None
-    spec = jax.sharding.PartitionSpec(_spec(array)[axis], None, None)  # type: ignore[no-untyped-call]
-    return jax.sharding.NamedSharding(jax.typeof(array).sharding.mesh, spec)
-
-
-def _at_least_float32(array: Array) -> Array:
-    is_wide = jnp.issubdtype(array.dtype, jnp.inexact) and array.dtype.itemsize >= 4
-    return array if is_wide else array.astype(jnp.float32)
-
-
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
-
-
-def _is_numeric(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from softadapt_optax._balance import BalanceState
-from softadapt_optax._softadapt import SoftAdaptState
+from softadapt_optax._losses.softadapt import SoftAdaptState
 
 
 def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:

@@ -10,7 +10,7 @@ import pytest
 from helpers import gradient_cases, unchecked, weights_of_steps
 
 import softadapt_optax as sa
-from softadapt_optax._pcgrad import projection_weights, random_orders
+from softadapt_optax._solvers.projections import projection_weights, random_orders
 
 
 def orders_of(num_losses, seed=0):

@@ -10,7 +10,11 @@ import pytest
 from helpers import gradient_cases, trained_gradients, unchecked, weights_of_steps
 
 import softadapt_optax as sa
-from softadapt_optax._mgda import active_set_weights, frank_wolfe_weights, two_gradient_weights
+from softadapt_optax._solvers.min_norm import (
+    active_set_weights,
+    frank_wolfe_weights,
+    two_gradient_weights,
+)
 
 # The design asks for a gap of at most 1e-5 of the largest diagonal entry of the Gramian.
 GAP = 1e-5

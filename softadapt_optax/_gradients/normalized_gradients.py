@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import Components, Weighting, balance
 from softadapt_optax._checks import check_number
-from softadapt_optax._gradnorm import first_seen, inverse_training_rates
+from softadapt_optax._gradients.gradnorm import first_seen, inverse_training_rates
 
 
 class NormalizedGradientsState(NamedTuple):

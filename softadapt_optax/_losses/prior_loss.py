@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from softadapt_optax._balance import balance, stateless
 from softadapt_optax._checks import check_choice, check_factors, check_flag
-from softadapt_optax._components import as_component_array, check_names, component_names
+from softadapt_optax._per_loss import as_component_array, check_names, component_names
 
 
 def prior_loss(

@@ -16,7 +16,7 @@ from helpers import unchecked, weights_along
 from oracle import softadapt_weights
 
 import softadapt_optax as sa
-from softadapt_optax._softadapt import slope_stencil
+from softadapt_optax._losses.softadapt import slope_stencil
 
 VARIANTS = {
     "original": {},

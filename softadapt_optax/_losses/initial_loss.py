@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from softadapt_optax._balance import Components, Weighting, balance, running_mean
 from softadapt_optax._checks import check_integer, check_number
-from softadapt_optax._realtime_loss import inverse_sizes
+from softadapt_optax._losses.realtime_loss import inverse_sizes
 
 
 class InitialLossState(NamedTuple):

@@ -6,7 +6,7 @@ from jaxtyping import PyTree
 
 from softadapt_optax._balance import balance, stateless
 from softadapt_optax._checks import check_factors
-from softadapt_optax._components import as_component_array
+from softadapt_optax._per_loss import as_component_array
 
 
 def fixed_weights(weights: PyTree) -> optax.GradientTransformationExtraArgs:

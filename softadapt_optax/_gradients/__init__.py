@@ -1,0 +1,1 @@
+"""Methods that look at the gradients' norms or inner products, one file each."""

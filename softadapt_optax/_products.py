@@ -1,0 +1,145 @@
+"""Sums and inner products of K gradients: memory, precision, sharding."""
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+# Products of gradients are written out one by one for up to so many losses. Beyond, stacks of
+# gradients are multiplied: their K (K + 1) / 2 products would take long to compile.
+_MOST_UNROLLED = 16
+
+
+def gramian_of(rows: Sequence[Sequence[Array]]) -> Float[Array, "K K"]:
+    """The inner products of all pairs of K rows of leaves."""
+    if len(rows) > _MOST_UNROLLED:
+        return _matrix_products(rows)
+    pairs = list(itertools.combinations_with_replacement(range(len(rows)), 2))
+    products = dict(zip(pairs, _inner_products(rows, pairs), strict=True))
+    columns = [
+        jnp.stack([products[min(i, j), max(i, j)] for i in range(len(rows))])
+        for j in range(len(rows))
+    ]
+    return jnp.stack(columns, axis=1)
+
+
+def squared_norms_of(rows: Sequence[Sequence[Array]]) -> Float[Array, " K"]:
+    """The squared norms of K rows of leaves."""
+    return jnp.stack(_inner_products(rows, [(k, k) for k in range(len(rows))]))
+
+
+def weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
+    def leaf_sum(*leaves: Array) -> Array:
+        wide = [_at_least_float32(leaf) for leaf in leaves]
+        factors = weights.astype(wide[0].real.dtype)
+        if len(wide) > _MOST_UNROLLED:
+            total = jnp.tensordot(factors, jnp.stack(wide), 1, precision="highest")
+        else:
+            # Written out over k it fuses into the optimizer behind; `tensordot` does not.
+            pairs = zip(jnp.unstack(factors), wide, strict=True)
+            total = functools.reduce(operator.add, [factor * leaf for factor, leaf in pairs])
+        return total.astype(leaves[0].dtype)
+
+    return jax.tree.map(leaf_sum, *each)
+
+
+def _inner_products(
+    rows: Sequence[Sequence[Array]], pairs: Sequence[tuple[int, int]]
+) -> list[Float[Array, ""]]:
+    """The inner products of pairs of rows of leaves, several of them in one pass over memory.
+
+    A sum over all axes at once can add millions of float32 terms in sequence on the CPU and lose
+    half of the digits: here it is one axis at a time.
+    """
+    at_once = 12
+    totals: list[Float[Array, ""]] = []
+    for start in range(0, len(pairs), at_once):
+        group = pairs[start : start + at_once]
+        sums = [jnp.zeros((), dtype=float) for _ in group]
+        for leaves in zip(*rows, strict=True):
+            wide = [jnp.atleast_1d(_at_least_float32(leaf)) for leaf in leaves]
+            sums = list(_add_each(sums, _leaf_products(wide, group)))
+        totals += sums
+    return totals
+
+
+def _leaf_products(leaves: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[Array]:
+    """A sum of several arrays at once reads each leaf once instead of once for each of its pairs.
+
+    But XLA does not partition it: it gathers what is sharded along the axis that is summed. So
+    in large leaves that is an axis of 16 to 32, split from the last one so that 16 devices can
+    share what is left of it; leaves where this cannot be are summed one by one.
+    """
+    long, small = 256, 4096
+    *outer, length = leaves[0].shape
+    at_once = max(1, min(32, length // 16))
+    if _spec(leaves[0])[-1] is not None:
+        is_one_pass = False
+    elif length >= long and length % at_once == 0:
+        leaves = [leaf.reshape(*outer, length // at_once, at_once) for leaf in leaves]
+        is_one_pass = True
+    else:
+        is_one_pass = leaves[0].size <= small
+    products = [(leaves[i] * leaves[j].conj()).real for i, j in pairs]
+    if is_one_pass:
+        zeros = [jnp.zeros((), product.dtype) for product in products]
+        by_row = jax.lax.reduce(products, zeros, _add_each, (products[0].ndim - 1,))
+    else:
+        by_row = [jnp.sum(product, axis=-1) for product in products]
+    return [jnp.sum(sums) for sums in by_row]
+
+
+def _add_each(first: Sequence[Array], second: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(map(operator.add, first, second))
+
+
+def _matrix_products(rows: Sequence[Sequence[Array]]) -> Float[Array, "K K"]:
+    """The inner products of all pairs of rows of leaves, as products of matrices.
+
+    One for each entry of the first axis, or for each block of that axis where the entry is less
+    than a row of the result; XLA partitions a sum over axes of the leaf, and no flattened ones.
+    """
+    total = jnp.zeros((), dtype=float)
+    for leaves in zip(*rows, strict=True):
+        stacked = jnp.stack([jnp.atleast_1d(_at_least_float32(leaf)) for leaf in leaves])
+        num_rows, length, *inner = stacked.shape
+        block = 1
+        if math.prod(inner) < num_rows:
+            block = math.gcd(length, 4096) if _spec(stacked)[1] is None else length
+        if block * math.prod(inner) < num_rows:
+            block = max(length, 1)
+        blocks = stacked.reshape(num_rows, length // block, block, *inner)
+        summed = tuple(range(2, blocks.ndim))
+        products = jax.lax.dot_general(
+            blocks,
+            blocks.conj(),
+            ((summed, summed), ((1,), (1,))),
+            precision="highest",
+            out_sharding=_sharding_of_batch(blocks, axis=1),
+        )
+        total = total + jnp.sum(products.real, axis=0)
+    return total
+
+
+def _spec(array: Array) -> tuple[Any, ...]:
+    """How each axis is sharded, as far as the type tells: on a mesh with explicit axes."""
+    return tuple(jax.typeof(array).sharding.spec)
+
+
+def _sharding_of_batch(array: Array, axis: int) -> jax.sharding.NamedSharding | None:
+    """For products over the other axes, which on a mesh with explicit axes have to be told."""
+    if not any(_spec(array)):
+        return None
+    spec = jax.sharding.PartitionSpec(_spec(array)[axis], None, None)  # type: ignore[no-untyped-call]
+    return jax.sharding.NamedSharding(jax.typeof(array).sharding.mesh, spec)
+
+
+def _at_least_float32(array: Array) -> Array:
+    is_wide = jnp.issubdtype(array.dtype, jnp.inexact) and array.dtype.itemsize >= 4
+    return array if is_wide else array.astype(jnp.float32)
