@@ -1,8 +1,5 @@
 """Live weights for losses with several parts, as Optax transformations."""
 
-from softadapt_optax._balance import BalanceState as BalanceState
-from softadapt_optax._balance import Components as Components
-from softadapt_optax._balance import Weighting as Weighting
 from softadapt_optax._balance import balance as balance
 from softadapt_optax._components import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
@@ -32,6 +29,9 @@ from softadapt_optax._losses.softadapt import SoftAdaptState as SoftAdaptState
 from softadapt_optax._losses.softadapt import softadapt as softadapt
 from softadapt_optax._losses.uncertainty import UncertaintyState as UncertaintyState
 from softadapt_optax._losses.uncertainty import uncertainty as uncertainty
+from softadapt_optax._state import BalanceState as BalanceState
+from softadapt_optax._weighting import Components as Components
+from softadapt_optax._weighting import Weighting as Weighting
 
 __version__ = "0.1.0"
 

@@ -4,19 +4,24 @@ import functools
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from softadapt_optax._cotangents import as_cotangents, scaled_back
+from softadapt_optax._devices import axes_of, refuse_averages, spread, summed_over_pieces
 from softadapt_optax._masks import merge, select
+from softadapt_optax._misuse import refuse_to_flatten
 from softadapt_optax._per_loss import (
     as_component_array,
-    check_names,
-    component_names,
     dtype_of,
     is_numeric,
+    names_of,
+    ordered_array,
+    permuted,
 )
 from softadapt_optax._products import gramian_of, squared_norms_of, weighted_sum
 
@@ -41,8 +46,8 @@ class ComponentGrads:
     Attributes:
       losses: the K component losses, shape [K], in ``jax.tree.leaves`` order of what the
         loss function returned (dictionary keys sorted), float32, or float64 under x64.
-      names: their K paths in what the loss function returned, such as ``"['mse']"``; None
-        if it returned an array.
+      names: their K paths in what the loss function returned, such as ``"mse"`` or
+        ``"outer/inner"``; None where they go by position, as in an array, a list or a tuple.
     """
 
     losses: Float[Array, " K"]
@@ -74,8 +79,7 @@ class ComponentGrads:
           A pytree like the parameters, with each parameter's shape and dtype; zeros for
           parameters of integer dtype.
         """
-        check_names("weights", weights, self.names)
-        return self._pull(as_component_array(weights, "weights", self.losses.size))
+        return self._pull(self._ordered(weights, "weights"))
 
     def stack(self) -> PyTree:
         r"""The K gradients, each leaf of shape [K, \*parameter shape]."""
@@ -92,11 +96,11 @@ class ComponentGrads:
           An array of shape [K, K], float32, or float64 under x64; float64 parameters are
           multiplied and added in float64, all others in float32.
         """
-        return gramian_of(self._rows(mask))
+        return summed_over_pieces(gramian_of, self._rows(mask), self.losses)
 
     def squared_norms(self, mask: PyTree[bool] | None = None) -> Float[Array, " K"]:
         r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone."""
-        return squared_norms_of(self._rows(mask))
+        return summed_over_pieces(squared_norms_of, self._rows(mask), self.losses)
 
     def _rows(self, mask: PyTree[bool] | None) -> list[list[Array]]:
         """The leaves of each of the K gradients under the mask."""
@@ -138,38 +142,35 @@ class ComponentGrads:
 
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
-        check_names("losses", losses, self.names)
-        losses = as_component_array(losses, "losses", self.losses.size)
+        losses = self._ordered(losses, "losses")
         return ComponentGrads(losses, self.names, self._pull, self._pull_each, self._pull_each_anew)
+
+    def reordered(self, order: Sequence[int]) -> "ComponentGrads":
+        """The same losses in another order, that of a permutation of ``range(K)``."""
+        back = [order.index(k) for k in range(len(order))]
+
+        def pick(pull_each: Callable[[], list[PyTree]]) -> Callable[[], list[PyTree]]:
+            return lambda: [each[k] for each in [pull_each()] for k in order]
+
+        return ComponentGrads(
+            permuted(self.losses, order),
+            None if self.names is None else [self.names[k] for k in order],
+            lambda weights: self._pull(permuted(weights, back)),
+            pick(self._pull_each),
+            pick(self._pull_each_anew),
+        )
+
+    def _ordered(self, values: PyTree, name: str) -> Float[Array, " K"]:
+        names = None if self.names is None else tuple(self.names)
+        return ordered_array(values, name, self.losses.size, names)
 
     def __repr__(self) -> str:
         return f"ComponentGrads(num_losses={self.losses.size}, names={self.names})"
 
 
-def refuse_pair(updates: Any) -> None:
-    """Raises for what `value_and_component_grads` returns, losses and gradients together."""
-    if isinstance(updates, tuple | list) and any(isinstance(u, ComponentGrads) for u in updates):
-        raise TypeError(
-            "The gradients should be `ComponentGrads`, got a sequence with them in it. Likely "
-            "cause: the result of `value_and_component_grads` is a pair, `losses, grads = ...`."
-        )
-
-
-def _refuse_to_flatten(*args: Any) -> NoReturn:
-    del args
-    raise TypeError(
-        "`ComponentGrads` should go to a weighting, such as `softadapt` or `balance`, got a use "
-        "of them as a tree of arrays. Likely cause: the weighting is missing or is not first in "
-        "its chain, is inside a wrapper such as `MultiSteps`, "
-        "`apply_if_finite` or `masked` (wrap the optimizer behind it instead), they are given to "
-        "Flax's own `TrainState` or `nnx.Optimizer` (those of `softadapt_optax.flax` take them), "
-        "or they cross the border of `jit`, `vmap` or `scan`; `.stack()` gives arrays."
-    )
-
-
 # As an unknown type it would be a leaf, and whatever maps over the leaves of its updates
 # (clipping placed before the weighting, say) would fail later with a riddle, or not at all.
-jax.tree_util.register_pytree_node(ComponentGrads, _refuse_to_flatten, _refuse_to_flatten)
+jax.tree_util.register_pytree_node(ComponentGrads, refuse_to_flatten, refuse_to_flatten)
 
 
 def value_and_component_grads(
@@ -234,6 +235,11 @@ def value_and_component_grads(
             return _as_scalars(losses), (losses, aux)
 
         components, pushforward, (losses, aux) = jax.linearize(components_fn, trained, has_aux=True)
+        names = _listed_names(losses)
+        refuse_averages(pushforward, trained, names or [str(k) for k in range(len(components))])
+        # Inside `shard_map` losses that differ between devices, and then all of them, are added
+        # up over these, as in a sum of the losses, which differs if one of them does.
+        axes = axes_of(components)
 
         def transpose(linear: Callable[[list[Array]], PyTree], cotangents: PyTree) -> PyTree:
             (grads,) = jax.linear_transpose(linear, trained)(cotangents)
@@ -241,13 +247,19 @@ def value_and_component_grads(
             return tree[0] if is_single else tree
 
         def pull(weights: Float[Array, " K"]) -> PyTree:
-            return transpose(pushforward, _cast_like(jnp.unstack(weights), components))
+            cotangents, scale = as_cotangents(weights, components)
+            axes = axes_of((components, cotangents))
+            grads = transpose(
+                lambda tangents: spread(pushforward(tangents), axes), spread(cotangents, axes)
+            )
+            return scaled_back(grads, scale)
 
         def pull_each(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
             def pull_one(k: int) -> PyTree:
                 # Transposing one output alone makes the other cotangents symbolic zeros.
                 return transpose(
-                    lambda tangents: pushforward(tangents)[k], jnp.ones_like(components[k])
+                    lambda tangents: spread(pushforward(tangents)[k], axes),
+                    spread(jnp.ones_like(components[k]), axes),
                 )
 
             return [pull_one(k) for k in range(len(components))]
@@ -257,7 +269,7 @@ def value_and_component_grads(
 
         grads = ComponentGrads(
             losses=as_component_array(components, "losses"),
-            names=component_names(losses),
+            names=names,
             pull=pull,
             pull_each=functools.partial(pull_each, pushforward),
             pull_each_anew=pull_each_anew,
@@ -276,10 +288,15 @@ def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
 
     return ComponentGrads(
         losses=array,
-        names=component_names(losses),
+        names=_listed_names(losses),
         pull=lambda weights: weighted_sum(weights, pull_each()),
         pull_each=pull_each,
     )
+
+
+def _listed_names(losses: PyTree) -> list[str] | None:
+    names = names_of(losses)
+    return None if names is None else list(names)
 
 
 def _positions(argnums: Any, num_args: int) -> list[int]:
@@ -348,24 +365,31 @@ def _as_scalars(losses: PyTree) -> list[Array]:
     if not paths:
         raise ValueError(f"The loss function should return at least one loss, got {losses}.")
     for path, leaf in paths:
-        shape, where = jnp.shape(leaf), jax.tree_util.keystr(path) or "the output"
-        if shape != () and (path or len(shape) != 1 or shape[0] == 0):
-            raise ValueError(
-                "The loss function should return a pytree of scalars or one array of shape [K], "
-                f"got shape {shape} at {where}. Likely cause: a loss not averaged over its batch, "
-                "or `(losses, aux)` returned without `has_aux=True`."
-            )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                "Each loss should be a real floating-point number, got "
-                f"{jnp.result_type(leaf)} at {where}. Likely cause: a count or an accuracy among "
-                "the losses; return it as `aux` with `has_aux=True`."
-            )
+        _check_loss(leaf, path)
     leaves = [jnp.asarray(leaf) for _, leaf in paths]
     return list(jnp.unstack(leaves[0])) if leaves[0].ndim else leaves
 
 
-def _cast_like(values: Sequence[Array], like: Sequence[Array]) -> list[Array]:
-    # The product gives a value also the other's device axes inside `shard_map`.
-    pairs = zip(values, like, strict=True)
-    return [value.astype(other.dtype) * jnp.ones_like(other) for value, other in pairs]
+def _check_loss(loss: Any, path: Sequence[Any]) -> None:
+    """Raises unless a loss is a real floating-point scalar, or all of them an array [K]."""
+    where = jax.tree_util.keystr(tuple(path)) or "the output"
+    shape, dtype = np.shape(loss), dtype_of(loss)
+    if not is_numeric(dtype):
+        raise TypeError(f"Each loss should be a number, got {loss!r} at {where}.")
+    if shape != () and (path or len(shape) != 1 or shape[0] == 0):
+        raise ValueError(
+            "The loss function should return a pytree of scalars or one array of shape [K], "
+            f"got shape {shape} at {where}. Likely cause: a loss not averaged over its batch, "
+            "or `(losses, aux)` returned without `has_aux=True`."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        cause = "a count or an accuracy among the losses; return it as `aux` with `has_aux=True`"
+        if isinstance(loss, int | np.integer):
+            cause = (
+                f"a term that is switched off by writing {loss}; write {float(loss)}, give it the "
+                "priority 0, or, where it comes and goes, say so by `present` in `update`"
+            )
+        raise TypeError(
+            f"Each loss should be a real floating-point number, got {dtype} at {where}. Likely "
+            f"cause: {cause}."
+        )

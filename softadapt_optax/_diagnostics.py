@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from softadapt_optax._balance import BalanceState
 from softadapt_optax._losses.softadapt import SoftAdaptState
+from softadapt_optax._per_loss import Names, names_of, order_of
+from softadapt_optax._state import BalanceState
 
 
 def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
@@ -17,15 +18,20 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
     Args:
       opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
         it, at any depth; or a batch of such states, with leading axes.
-      like: a pytree of K scalars, such as the losses, or an array [K]. Default: an array.
+      like: a pytree of K scalars, such as the losses, or an array [K], or a sequence of K names.
+        Default: an array.
 
     Returns:
-      The weights, shape [..., K]; with ``like`` in its structure, each of shape [...]. Their
-      sum differs from method to method: divide by it to compare them.
+      The weights, shape [..., K], in the order of the losses, that of the names if the
+      transformation was made with names; with ``like`` in its structure and by its names, each of
+      shape [...], a dictionary for a sequence of names. Their sum differs from method to method:
+      divide by it to compare them. That of a loss that was absent in the last step is 0.
 
     Raises:
       ValueError: ``opt_state`` has the state of no weighting or of more than one, or ``like``
-        has not K entries.
+        has not K entries, or other names than the transformation, or is a list of names that are
+        not sorted and the transformation has none: where the losses are a dictionary they are in
+        the order of the sorted names.
 
     Examples:
       >>> import jax.numpy as jnp, optax, softadapt_optax as sa
@@ -36,11 +42,20 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
       >>> print(sa.loss_weights(opt_state, like={"mse": 0.1, "sparsity": 2.0})["mse"])
       0.5
     """
-    weights = _array_in(_balance_state(opt_state).loss_weights)
+    state = _balance_state(opt_state)
+    weights = _array_in(state.loss_weights)
     _check_size(like, weights.shape[-1])
     if like is None or _is_array(like):
         return weights
     entries = [weights[..., k] for k in range(weights.shape[-1])]
+    own_names, names = _own_names(state), _names(like)
+    if names is None:
+        return jax.tree.unflatten(jax.tree.structure(like), entries)
+    if own_names is not None:
+        entries = [entries[k] for k in order_of(names, own_names, "entries of `opt_state`")]
+    if _is_of_strings(like):
+        _check_sorted(like, own_names)
+        return dict(zip(names, entries, strict=True))
     return jax.tree.unflatten(jax.tree.structure(like), entries)
 
 
@@ -53,7 +68,7 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
     * ``"weights/fit"``: the weight :math:`\alpha_k` of the last step;
     * ``"losses/fit"``: the loss that the method saw last, the mean of a period with ``every``;
     * ``"slopes/fit"``: the rate of change :math:`s_k` that ``softadapt`` made of the losses,
-      after ``rate`` and ``normalized``; 0 until ``history`` values are recorded;
+      after ``units``, ``rate`` and ``normalized``; 0 until ``history`` values of it are recorded;
     * ``"gradient_norms/fit"``: :math:`\|\nabla f_k\|`, for methods that look at gradients;
     * ``"cosines/fit/size"``: the cosine between the gradients of two losses, for ``pcgrad``,
       ``mgda`` and other methods that look at the Gramian; 0 if one of them is zero;
@@ -70,8 +85,9 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
       opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
         it, at any depth; or a batch of such states, with leading axes.
       like: a pytree of K scalars with names, such as the losses; a loss inside of a loss is
-        called ``"outer/inner"``. Or a sequence of K names. Default: the names are "0", "1", ...
-        in the order of the losses.
+        called ``"outer/inner"``. Or a sequence of K names: those of losses without names, in their
+        order. Default: the names with which the transformation was made, else "0", "1", ... in the
+        order of the losses.
 
     Returns:
       A dictionary of scalars, or of arrays [...] for a batch of states. It can be made inside
@@ -111,7 +127,7 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
 
     num_losses = weights.shape[-1]
     _check_size(like, num_losses)
-    names = _names(like, num_losses)
+    names = _labels(like, _own_names(state), num_losses)
     scalars = [
         (f"{quantity}/{name}", values[..., k])
         for quantity, values in by_loss.items()
@@ -166,10 +182,40 @@ def _check_size(like: PyTree | None, num_losses: int) -> None:
         raise ValueError(f"`like` should have {num_losses} entries, one for each loss, got {size}.")
 
 
-def _names(like: PyTree | None, num_losses: int) -> list[str]:
-    if like is None or jax.tree_util.all_leaves([like]):
-        return [str(k) for k in range(num_losses)]
-    if all(isinstance(leaf, str) for leaf in jax.tree.leaves(like)):
-        return jax.tree.leaves(like)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(like)]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+def _own_names(state: BalanceState) -> Names | None:
+    """The names with which the transformation was made."""
+    return tuple(name for names in state.loss_names for name in names) or None
+
+
+def _is_of_strings(like: PyTree) -> bool:
+    leaves = jax.tree.leaves(like)
+    return bool(leaves) and all(isinstance(leaf, str) for leaf in leaves)
+
+
+def _names(like: PyTree) -> Names | None:
+    """The names that ``like`` has or lists."""
+    return tuple(jax.tree.leaves(like)) if _is_of_strings(like) else names_of(like)
+
+
+def _labels(like: PyTree | None, own_names: Names | None, num_losses: int) -> Names:
+    """What each entry of the state is called."""
+    names = None if like is None or _is_array(like) else _names(like)
+    if own_names is not None:
+        if names is not None:
+            order_of(own_names, names, "entries of `like`")
+        return own_names
+    if names is not None and _is_of_strings(like):
+        _check_sorted(like, own_names)
+    return tuple(map(str, range(num_losses))) if names is None else names
+
+
+def _check_sorted(like: PyTree, own_names: Names | None) -> None:
+    """Raises for a list of names that would be put on the wrong losses of a dictionary."""
+    names = jax.tree.leaves(like)
+    if own_names is None and names != sorted(names):
+        raise ValueError(
+            f"`like` should be the losses, or a list of sorted names, got {names}. Losses in a "
+            "dictionary are in the order of their sorted names, so that these may be the wrong way "
+            "round. Remedy: pass the losses, or make the transformation with the names in the "
+            f"place of the number of losses, {names}, whose order is kept then."
+        )

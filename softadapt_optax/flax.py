@@ -14,7 +14,8 @@ from flax.training import train_state
 from jaxtyping import PyTree
 
 from softadapt_optax import _components
-from softadapt_optax._components import ComponentGrads, refuse_pair
+from softadapt_optax._components import ComponentGrads
+from softadapt_optax._updates import refuse_pair
 
 
 class TrainState(train_state.TrainState):

@@ -11,6 +11,7 @@ import optax
 
 import softadapt_optax as sa
 
+NAMES = ("far", "near", "small")  # of the losses of `quadratic_losses`, sorted
 OPTAX_VERSION = tuple(int(part) for part in optax.__version__.split(".")[:3])
 
 # A function without the type checks that conftest.py puts around it, to see our own errors.
@@ -68,15 +69,17 @@ def gradient_cases(num_losses: int, seed: int = 0) -> dict[str, np.ndarray]:
 def loss_only_factories():
     """A transformation of each method that looks at losses alone, for K = 3, by name."""
     return {
-        "fixed_weights": lambda: sa.fixed_weights([1.0, 0.5, 2.0]),
+        "fixed_weights": lambda: sa.fixed_weights(dict(zip(NAMES, [1.0, 0.5, 2.0], strict=True))),
         "softadapt": lambda: sa.softadapt(3),
         "softadapt, all options": lambda: sa.softadapt(
             3, rate="relative", normalized=True, loss_weighted=True, history=3, order=None
         ),
-        "softadapt, every": lambda: sa.softadapt(3, every=2, history=2, priorities=[1.0, 2.0, 0.5]),
+        "softadapt, every": lambda: sa.softadapt(
+            NAMES, every=2, history=2, priorities=[1.0, 2.0, 0.5]
+        ),
         "softadapt, schedule": lambda: sa.softadapt(3, beta=optax.linear_schedule(0.0, 1.0, 20)),
         "initial_loss": lambda: sa.initial_loss(3, steps=4),
-        "prior_loss": lambda: sa.prior_loss([1.0, 0.5, 2.0]),
+        "prior_loss": lambda: sa.prior_loss(dict(zip(NAMES, [1.0, 0.5, 2.0], strict=True))),
         "realtime_loss": lambda: sa.realtime_loss(3, eps=0.05),
         "uncertainty": lambda: sa.uncertainty(3),
         "learned_weights, maximize": lambda: sa.learned_weights(3, optax.sgd(0.01), maximize=True),

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 import re
 
 import jax
@@ -28,6 +29,7 @@ WITH_GRADIENTS = {
 }
 METHODS = LOSS_ONLY | WITH_GRADIENTS | {"mgda, every": lambda: sa.mgda(3, every=3)}
 each_method = pytest.mark.parametrize("method", METHODS)
+needs_shard_map = pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
 each_layout = pytest.mark.parametrize("layout", ["data parallel", "fully sharded"])
 
 
@@ -38,6 +40,12 @@ def losses_fn(params, batch):
         "opposed": jnp.mean((y + batch["target"][:, ::-1]) ** 2),
         "size": jnp.mean(jnp.abs(y)),
     }
+
+
+def penalized_losses_fn(params, batch):
+    """Two losses of the batch beside one that is the same on all devices."""
+    penalty = sum(jnp.sum(param**2) for param in params.values()) / 100
+    return losses_fn(params, batch) | {"size": penalty}
 
 
 def averaged_losses_fn(params, batch):
@@ -142,6 +150,25 @@ def assert_sharded_alike(tree, params):
         assert tree[name].sharding.is_equivalent_to(param.sharding, param.ndim)
 
 
+def mapped(function, **specs):
+    """By `shard_map`, compiled; by default from parameters and a batch to what is on all alike."""
+    specs = {"in_specs": (P(), P("data")), "out_specs": P()} | specs
+    return jax.jit(jax.shard_map(function, mesh=the_mesh(), **specs))
+
+
+def one_for_each_device(array):
+    return array.reshape(8, -1, *array.shape[1:])
+
+
+def one_more_axis(tree):
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+
+
+def assert_same_on_one_device(found, wanted):
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
 @each_layout
 @each_method
 def test_a_split_batch_trains_as_on_one_device(method, layout):
@@ -179,7 +206,7 @@ def test_combined_gradients_are_sharded_as_those_of_the_sum():
     np.testing.assert_allclose(combined["first"], wanted["first"], atol=1e-6)
 
 
-@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
+@needs_shard_map
 @each_method
 def test_shard_map_with_averaged_losses_trains_as_on_one_device(method):
     tx = chained(method)
@@ -192,10 +219,14 @@ def test_shard_map_with_averaged_losses_trains_as_on_one_device(method):
     assert_same_training(train(jax.jit(step), *placed("data parallel", tx)), method)
 
 
-@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
-@pytest.mark.parametrize("method", LOSS_ONLY)
-def test_shard_map_adds_up_the_gradients_of_local_losses(method):
-    """With averaged losses beside them the weights are right, and h is that of eight batches."""
+@needs_shard_map
+@pytest.mark.parametrize("losses_fn", [losses_fn, penalized_losses_fn])
+@each_method
+def test_shard_map_adds_up_the_gradients_of_local_losses(method, losses_fn):
+    """With averaged losses beside them the weights are right, and h is that of eight batches.
+
+    A loss that is the same on all devices counts as often as the others.
+    """
     tx = METHODS[method]()
     params, batch = problem()
 
@@ -207,10 +238,267 @@ def test_shard_map_adds_up_the_gradients_of_local_losses(method):
     def local_h_of(params, batch):
         return h_of(params, batch, 1 / 8, lambda losses: jax.lax.pmean(losses, "data"))
 
-    specs = {"mesh": the_mesh(), "in_specs": (P(), P("data")), "out_specs": P()}
-    found = jax.jit(jax.shard_map(local_h_of, **specs))(params, batch)
-    for ours, wanted in zip(*map(jax.tree.leaves, (found, h_of(params, batch))), strict=True):
-        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+    assert_same_on_one_device(mapped(local_h_of)(params, batch), h_of(params, batch))
+
+
+@needs_shard_map
+@pytest.mark.parametrize("losses_fn", [losses_fn, penalized_losses_fn])
+@pytest.mark.parametrize("method", [*METHODS, "normalized_gradients"])
+def test_shard_map_with_stacked_gradients_over_their_number(method, losses_fn):
+    """Also for a method whose weights depend on the size of the gradients."""
+    tx = (METHODS | {"normalized_gradients": lambda: sa.normalized_gradients(3)})[method]()
+    params, batch = problem()
+
+    def h_of(params, batch, number=1, average=lambda losses: losses):
+        losses, grads = sa.value_and_component_grads(losses_fn)(params, batch)
+        stacked = jax.tree.map(lambda leaf: leaf / number, grads.stack())
+        h, state = tx.update(stacked, tx.init(params), params, losses=average(losses))
+        return h, sa.loss_weights(state)
+
+    def local_h_of(params, batch):
+        return h_of(params, batch, 8, lambda losses: jax.lax.pmean(losses, "data"))
+
+    assert_same_on_one_device(mapped(local_h_of)(params, batch), h_of(params, batch))
+
+
+@needs_shard_map
+@pytest.mark.parametrize("losses_fn", [losses_fn, penalized_losses_fn])
+@pytest.mark.parametrize(
+    "options", [{}, {"lean": True}, {"every": 2}, {"shared": {"first": True, "second": False}}]
+)
+def test_shard_map_with_weights_of_each_device(options, losses_fn):
+    """Without averages each device weights the losses of its own batch, and h is their sum.
+
+    The products are those of the gradients of all devices, whichever form they come in.
+    """
+
+    def update(components, state):
+        return components.losses / jnp.sqrt(components.squared_norms()), state
+
+    tx = sa.balance(sa.Weighting(lambda num_losses: (), update), 3, **options)
+    params, batch = problem()
+
+    def h_of(params, batch):
+        _, grads = sa.value_and_component_grads(losses_fn)(params, batch)
+        h, state = tx.update(grads, tx.init(params), params)
+        return h, sa.loss_weights(state)[None]
+
+    def stacked_of(batch):
+        _, grads = sa.value_and_component_grads(losses_fn)(params, batch)
+        return grads.losses, grads.stack()
+
+    losses, stacked = jax.vmap(stacked_of)(jax.tree.map(one_for_each_device, batch))
+    masked = [stacked["first"]] if "shared" in options else jax.tree.leaves(stacked)
+    sums = [jnp.sum(leaf, axis=0).reshape(3, -1) for leaf in masked]
+    weights = losses / np.linalg.norm(np.concatenate(sums, axis=1), axis=1)[None, :]
+    assert np.ptp(weights, axis=0).max() > 1e-2  # they differ between devices
+    wanted = {name: jnp.tensordot(weights, leaf, 2) for name, leaf in stacked.items()}
+    found = mapped(h_of, out_specs=(P(), P("data")))(params, batch)
+    assert_same_on_one_device(found, (wanted, weights))
+
+
+@needs_shard_map
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("method", ["mgda", "pcgrad", "normalized_gradients"])
+def test_shard_map_adds_up_the_products_of_pieces(method, lean):
+    """Where devices have pieces of a parameter, what they multiply are pieces of the gradients."""
+    tx = {
+        "mgda": lambda: sa.mgda(3, lean=lean),
+        "pcgrad": lambda: sa.pcgrad(3, lean=lean),
+        "normalized_gradients": lambda: sa.normalized_gradients(3, lean=lean),
+    }[method]()
+    params, batch = problem()
+
+    def h_of(params, batch, losses_fn=losses_fn):
+        _, grads = sa.value_and_component_grads(losses_fn)(params, batch)
+        h, state = tx.update(grads, tx.init(params), params)
+        mask = {"first": True, "second": False}
+        norms = grads.squared_norms(), grads.squared_norms(mask)
+        return h, (sa.loss_weights(state), grads.gramian(), *norms)
+
+    def gathered_losses_fn(params, batch):
+        first = jax.lax.all_gather(params["first"], "data", tiled=True)
+        return averaged_losses_fn(params | {"first": first}, batch)
+
+    specs = {"first": P("data"), "second": P()}
+    in_pieces = mapped(
+        lambda *args: h_of(*args, gathered_losses_fn),
+        in_specs=(specs, P("data")),
+        out_specs=(specs, P()),
+    )
+    assert_same_on_one_device(in_pieces(params, batch), h_of(params, batch))
+
+
+@needs_shard_map
+@pytest.mark.parametrize("constant", [False, True])
+@each_method
+def test_shard_map_of_one_model_per_device(method, constant):
+    """Each trains as it does alone, beside a loss that is the same for all of them too."""
+    if constant and method.startswith("mgda"):
+        pytest.skip("its point of smallest norm is that loss alone, whose gradient is zero")
+    tx = METHODS[method]()
+
+    def member_losses_fn(params, batch):
+        losses = losses_fn(params, batch)
+        return losses | {"size": jnp.float32(0.25)} if constant else losses
+
+    def trained(params, state, batch):
+        for _ in range(4):
+            _, grads = sa.value_and_component_grads(member_losses_fn)(params, batch)
+            h, state = tx.update(grads, state, params)
+            params = jax.tree.map(lambda param, leaf: param - 0.1 * leaf, params, h)
+        return params, sa.loss_weights(state)
+
+    def trained_here(*args):
+        first = jax.tree.map(lambda leaf: leaf[0], args)
+        return jax.tree.map(lambda leaf: leaf[None], trained(*first))
+
+    params, batch = problem()
+    scales = jnp.linspace(0.5, 1.5, 8).reshape(8, 1, 1)
+    params = jax.tree.map(lambda param: scales * param[None], params)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), tx.init(None))
+    args = params, states, jax.tree.map(one_for_each_device, batch)
+    wanted = jax.jit(jax.vmap(trained))(*args)
+    assert np.ptp(wanted[1], axis=0).max() > 1e-3
+    found = mapped(trained_here, in_specs=P("data"), out_specs=P("data"))(*args)
+    assert_same_on_one_device(found, wanted)
+
+
+# Without types that say what differs between devices.
+
+MAPS = {
+    "pmap": lambda f: jax.pmap(f, axis_name="data", in_axes=(None, 0)),
+    "vmap": lambda f: jax.vmap(f, axis_name="data", in_axes=(None, 0)),
+}
+if hasattr(jax, "shard_map"):
+    MAPS["shard_map, check_vma=False"] = lambda f: jax.shard_map(
+        lambda params, batch: one_more_axis(f(params, jax.tree.map(lambda leaf: leaf[0], batch))),
+        mesh=the_mesh(),
+        in_specs=(P(), P("data")),
+        out_specs=P("data"),
+        check_vma=False,
+    )
+each_map = pytest.mark.parametrize("mapping", MAPS)
+# JAX 0.9 warns of itself.
+pmaps = pytest.mark.filterwarnings("ignore:.*jax_pmap_shmap_merge:DeprecationWarning")
+
+
+def scalar(losses):
+    return losses["fit"], losses["size"]
+
+
+def batch_sums(params, batch):
+    fits = jnp.mean((batch["x"] @ params["first"])[:, :8] - batch["target"], axis=1) ** 2
+    is_counted = batch["x"][:, 0] > 0
+    return jnp.sum(jnp.where(is_counted, fits, 0.0)), jnp.sum(is_counted)
+
+
+def scanned_average(params, batch):
+    def add(total, example):
+        one = jax.tree.map(lambda leaf: leaf[None], example)
+        return total + jax.lax.pmean(losses_fn(params, one)["fit"], "data"), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros(()), batch)
+    return [total, losses_fn(params, batch)["size"]]
+
+
+def chosen_average(params, batch):
+    losses = losses_fn(params, batch)
+    average = lambda: jax.lax.pmean(losses["fit"], "data")
+    return [jax.lax.cond(losses["fit"] > 0, average, lambda: losses["fit"]), losses["size"]]
+
+
+AVERAGED = {
+    "all": averaged_losses_fn,
+    "one": lambda params, batch: (
+        losses_fn(params, batch) | {"fit": jax.lax.pmean(losses_fn(params, batch)["fit"], "data")}
+    ),
+    "array": lambda *args: jax.lax.pmean(jnp.stack(scalar(losses_fn(*args))), "data"),
+    "in jit": jax.jit(averaged_losses_fn),
+    "in checkpoint": jax.checkpoint(averaged_losses_fn),
+    "in scan": scanned_average,
+    "in cond": chosen_average,
+    "logarithm": lambda *args: jax.tree.map(jnp.log, averaged_losses_fn(*args)),
+    "beside a penalty": lambda params, batch: (
+        averaged_losses_fn(params, batch)["fit"] + jnp.sum(params["first"] ** 2)
+    ),
+    "sum over number": lambda *args: jnp.divide(*jax.lax.psum(batch_sums(*args), "data")),
+}
+
+
+def normalized_losses_fn(params, batch):
+    """With statistics of all devices, as in batch normalization, of features and of one number."""
+    y = batch["x"] @ params["first"]
+    y = y - jax.lax.pmean(jnp.mean(y, axis=0, keepdims=True), "data")
+    y = y / jnp.sqrt(jax.lax.pmean(jnp.mean(y**2), "data"))
+    return losses_fn({"first": jnp.eye(WIDTH), "second": params["second"]}, batch | {"x": y})
+
+
+def relative_losses_fn(params, batch):
+    losses = losses_fn(params, batch)
+    averages = jax.lax.stop_gradient(jax.lax.pmean(losses, "data"))
+    return jax.tree.map(jnp.divide, losses, averages)
+
+
+@pmaps
+@each_map
+@pytest.mark.parametrize("losses_fn", AVERAGED)
+def test_averages_of_which_types_tell_nothing_are_refused(losses_fn, mapping):
+    """The replicas would go apart: each gets the gradient of its own share of the average."""
+
+    def h_of(params, batch):
+        return sa.value_and_component_grads(AVERAGED[losses_fn])(params, batch)[1].stack()
+
+    params, batch = problem()
+    message = r"each device's own losses, got a mean or a sum over 'data' in the loss "
+    remedies = r"losses=jax.lax.pmean\(losses, 'data'\)\)`.* pmean\(grads.stack\(\), 'data'\)"
+    with pytest.raises(ValueError, match=f"(?s){message}.*{remedies.replace(' ', '.*')}"):
+        jax.eval_shape(MAPS[mapping](h_of), params, jax.tree.map(one_for_each_device, batch))
+
+
+@pmaps
+@each_map
+@pytest.mark.parametrize("losses_fn", [losses_fn, normalized_losses_fn, relative_losses_fn])
+def test_averages_on_the_way_to_local_losses_are_not_refused(losses_fn, mapping):
+    def h_of(params, batch):
+        _, grads = sa.value_and_component_grads(losses_fn)(params, batch)
+        return jax.lax.pmean(grads.combine(jnp.asarray([1.0, 2.0, 3.0])), "data")
+
+    def wanted_of(params, batch):
+        total = lambda params: sum(map(operator.mul, losses_fn(params, batch).values(), (1, 2, 3)))
+        return jax.lax.pmean(jax.grad(total)(params), "data")
+
+    params, batch = problem()
+    batch = jax.tree.map(one_for_each_device, batch)
+    found, wanted = (jax.jit(MAPS[mapping](f))(params, batch) for f in (h_of, wanted_of))
+    assert_same_on_one_device(found, wanted)
+
+
+@pmaps
+@each_method
+def test_pmap_with_averages_beside_local_losses_trains_as_on_one_device(method):
+    """Methods that look at gradients want the average of those; for the others h will do."""
+    average = lambda tree: jax.lax.pmean(tree, "data")
+    behind = optax.stateless(lambda updates, params: average(updates))
+    is_stacked = method not in LOSS_ONLY
+    tx = optax.chain(METHODS[method](), optax.identity() if is_stacked else behind, ADAM)
+
+    def step(params, opt_state, batch):
+        losses, grads = sa.value_and_component_grads(losses_fn)(params, batch)
+        updates = average(grads.stack()) if is_stacked else grads
+        updates, opt_state = tx.update(updates, opt_state, params, losses=average(losses))
+        return optax.apply_updates(params, updates), opt_state, losses
+
+    params, batch = problem()
+    replicas = jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), (params, tx.init(params)))
+    batch = jax.tree.map(one_for_each_device, batch)
+    found = train(jax.pmap(step, axis_name="data"), *replicas, batch)
+    wanted = trained_on_one_device(method)
+    assert np.ptp(wanted[2][-1]) > 1e-3
+    for ours, theirs in zip((found[0], found[2]), (wanted[0], wanted[2]), strict=True):
+        for leaf, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+            assert np.all(np.asarray(leaf) == np.asarray(leaf)[:1])
+            np.testing.assert_allclose(leaf[0], other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="jax.set_mesh is newer")

@@ -13,6 +13,7 @@ import scipy.optimize
 def softadapt_weights(
     trajectory: np.ndarray,
     *,
+    present: np.ndarray | None = None,
     beta: float = 0.1,
     history: int = 5,
     order: int | None = 1,
@@ -24,49 +25,56 @@ def softadapt_weights(
     every: int = 1,
     eps: float = 1e-8,
 ) -> np.ndarray:
-    """The weights after each step of a trajectory of losses, both of shape [steps, K]."""
+    """The weights after each step of a trajectory of losses, both of shape [steps, K].
+
+    A loss is what its own list of records says, in which only steps with data leave something;
+    before its first record it gets the mean of the others' weights.
+    """
     trajectory = np.asarray(trajectory, dtype=np.float64)
-    num_losses = trajectory.shape[1]
+    steps, num_losses = trajectory.shape
+    present = np.ones(trajectory.shape, dtype=bool) if present is None else present
     factors = np.ones(num_losses) if priorities is None else np.asarray(priorities, np.float64)
-    weights = factors / factors.sum() * weight_sum
-    records: list[np.ndarray] = []
+    records: list[list[float]] = [[] for _ in range(num_losses)]
+    period: list[list[float]] = [[] for _ in range(num_losses)]
     weights_of_steps = []
-    for step in range(len(trajectory)):
-        if (step + 1) % every == 0:
-            records.append(trajectory[step + 1 - every : step + 1].mean(axis=0))
-            if len(records) >= history:
-                window = np.array(records[-history:])
-                weights = window_weights(
-                    window, beta, order, rate, normalized, loss_weighted, factors, eps
-                )
-                weights = weights * weight_sum
-        weights_of_steps.append(weights)
+    for step in range(steps):
+        for k in np.flatnonzero(present[step]):
+            period[k].append(trajectory[step, k])
+        is_due = (step + 1) % every == 0
+        if is_due or step == 0:  # the first step looks ahead
+            seen = [r + [np.mean(p)] * bool(p) for r, p in zip(records, period, strict=True)]
+            options = (beta, history, order, rate, normalized, loss_weighted, eps)
+            alpha = weights_of_records(seen, *options) * factors
+            weights = alpha / alpha.sum() * weight_sum
+        if is_due:
+            records, period = seen, [[] for _ in range(num_losses)]
+        weights_of_steps.append(np.where(present[step], weights, 0.0))
     return np.array(weights_of_steps)
 
 
-def window_slopes(window, order, rate, normalized, eps):
-    history, num_losses = window.shape
-    time = np.arange(history) - (history - 1.0)  # 0 is now
-    degree = history - 1 if order is None else order
-    slopes = np.empty(num_losses)
-    for k in range(num_losses):
-        polynomial = np.polyfit(time, window[:, k], degree)
-        slopes[k] = np.polyval(np.polyder(polynomial), 0.0)
-        if rate == "relative":
-            slopes[k] = slopes[k] / (abs(window[-2, k]) + eps)
+def weights_of_records(records, beta, history, order, rate, normalized, loss_weighted, eps):
+    known = np.array([len(values) > 0 for values in records])
+    slopes = np.array([slope_of(values, history, order, rate, eps) for values in records])
     if normalized:
         slopes = slopes / (np.sum(np.abs(slopes)) + eps)
-    return slopes
-
-
-def window_weights(window, beta, order, rate, normalized, loss_weighted, factors, eps):
-    scores = beta * window_slopes(window, order, rate, normalized, eps)
-    alpha = np.exp(scores - scores.max())
-    alpha = alpha / alpha.sum()
+    alpha = np.exp(beta * slopes - (beta * slopes).max())
     if loss_weighted:
-        alpha = alpha * np.abs(window.mean(axis=0))
-    alpha = alpha * factors
-    return alpha / alpha.sum()
+        means = [abs(np.mean(values[-history:])) if values else 0.0 for values in records]
+        alpha = alpha * np.array(means)
+    if not known.any():
+        return np.ones(len(records))
+    return np.where(known, alpha, alpha[known].mean())
+
+
+def slope_of(values, history, order, rate, eps):
+    """At the newest of the records; 0 as long as there are fewer than the window takes."""
+    if len(values) < history:
+        return 0.0
+    window = np.array(values[-history:])
+    time = np.arange(history) - (history - 1.0)  # 0 is now
+    polynomial = np.polyfit(time, window, history - 1 if order is None else order)
+    slope = np.polyval(np.polyder(polynomial), 0.0)
+    return slope / (abs(window[-2]) + eps) if rate == "relative" else slope
 
 
 # The other methods. Where a method minimises something, its slopes are differences of the

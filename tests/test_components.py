@@ -177,6 +177,118 @@ def test_low_precision_losses_are_recorded_in_float32():
     np.testing.assert_allclose(grads.combine([1.0, 2.0]), 8.0)
 
 
+# float16 ends at 65504, and a weight may be larger: cotangents have the dtypes of the losses.
+
+
+def satisfied_hinge(params):
+    """The second loss is 0, and so is its gradient."""
+    return {"fit": jnp.sum(params**2), "other": jnp.sum(jax.nn.relu(params - 1))}
+
+
+def tiny_loss(params):
+    return {
+        "fit": jnp.sum((2 * params) ** 2),
+        "other": jnp.sum(jnp.abs(params)) * params.dtype.type(5e-6),
+    }
+
+
+HALF_PARAMS = jnp.asarray([-0.501, -0.25, 0.5005], jnp.float16)
+METHODS_WITH_LARGE_WEIGHTS = {
+    "realtime_loss": lambda: sa.realtime_loss(2),
+    "initial_loss": lambda: sa.initial_loss(2),
+    "prior_loss": lambda: sa.prior_loss({"fit": 1.0, "other": 1e-5}),
+    "fixed_weights": lambda: sa.fixed_weights({"fit": 1.0, "other": 1e5}),
+    "fixed_weights, more": lambda: sa.fixed_weights({"fit": 1.0, "other": 1e8}),
+    "fixed_weights, less": lambda: sa.fixed_weights({"fit": 3e-5, "other": 1e-7}),
+    "uncertainty": lambda: sa.uncertainty(2, optax.sgd(30.0)),
+}
+
+
+@pytest.mark.parametrize("losses_fn", [satisfied_hinge, tiny_loss])
+@pytest.mark.parametrize("method", METHODS_WITH_LARGE_WEIGHTS)
+def test_weights_that_float16_cannot_hold(method, losses_fn):
+    tx = METHODS_WITH_LARGE_WEIGHTS[method]()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def second_step(is_lazy):
+        state = tx.init(HALF_PARAMS)
+        for _ in range(2):
+            losses, grads = sa.value_and_component_grads(losses_fn)(HALF_PARAMS)
+            assert losses["fit"].dtype == losses["other"].dtype == jnp.float16
+            updates = grads if is_lazy else grads.stack()
+            h, state = tx.update(updates, state, HALF_PARAMS, losses=losses)
+        return h, sa.loss_weights(state)
+
+    (lazy, weights), (stacked, _) = second_step(True), second_step(False)
+    assert lazy.dtype == jnp.float16
+    assert np.max(weights) > 65504 or np.max(weights) < 1e-4
+    if not (method == "fixed_weights, more" and losses_fn is tiny_loss):
+        assert np.all(np.isfinite(stacked))  # else there is nothing to hold
+    np.testing.assert_allclose(lazy, stacked, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [1.0, 1e8, 2.0],
+        [1e5, 2e5, 7e4],
+        [2e4, 1.0, 1e-3],
+        [65519.0, 65520.0, 1e-3],
+        [1e-9, 3e-9, 0.0],
+        [1e10, 1e30, 3e38],
+        [-1e6, 2e-7, 1e6],
+        [0.0, 1e6, 0.0],
+        [0.0, 0.0, 0.0],
+        [1e-38, 1e-30, 1e-36],
+    ],
+)
+@pytest.mark.parametrize("dtypes", [("float16",) * 3, ("float32", "float16", "bfloat16")])
+@pytest.mark.parametrize("params_dtype", [jnp.float16, jnp.float32])
+def test_any_weights_of_float16_losses(weights, dtypes, params_dtype):
+    """Gradients are small where weights are large, and nothing where h would be too large."""
+    slopes = [0.0 if abs(w) > 1e7 else np.clip(1 / (abs(w) + 1e-9), 0.01, 1e3) for w in weights]
+
+    def losses_fn(params):
+        total = jnp.sum(jnp.sin(params)).astype(jnp.float32)
+        pairs = zip(slopes, dtypes, strict=True)
+        return [(float(slope) * total).astype(dtype) for slope, dtype in pairs]
+
+    params = jnp.asarray([0.0, 1.0, -0.5], params_dtype)
+    h = jax.jit(lambda p, w: sa.value_and_component_grads(losses_fn)(p)[1].combine(w))(
+        params, jnp.asarray(weights)
+    )
+    assert h.dtype == params_dtype
+    factor = np.dot(weights, slopes)
+    tolerance = 0.01 * np.dot(np.abs(weights), slopes) + (
+        1e-7 if params_dtype == jnp.float16 else 0
+    )
+    wanted = factor * np.cos(np.asarray(params, np.float64))
+    np.testing.assert_allclose(np.asarray(h, np.float64), wanted, rtol=0, atol=tolerance)
+
+
+def test_what_float16_parameters_cannot_hold_is_infinite():
+    _, grads = sa.value_and_component_grads(satisfied_hinge)(HALF_PARAMS)
+    assert np.all(np.isinf(grads.combine([1e6, 1.0])))
+    assert np.all(np.isnan(grads.combine([np.nan, 1.0])))
+
+
+def test_only_float16_losses_pay_for_their_range():
+    def combined(params, weights):
+        return sa.value_and_component_grads(quadratic_losses)(params)[1].combine(weights)
+
+    for dtype, is_narrow in ((jnp.float32, False), (jnp.bfloat16, False), (jnp.float16, True)):
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), quadratic_params())
+        program = str(jax.make_jaxpr(combined)(params, WEIGHTS))
+        assert ("exp2" in program) == is_narrow
+
+
+def test_float16_is_differentiated_by_the_weights():
+    _, grads = sa.value_and_component_grads(satisfied_hinge)(HALF_PARAMS)
+    total = lambda weights: jnp.sum(grads.combine(weights).astype(jnp.float32))
+    found = jax.grad(total)(jnp.asarray([3.0, 1e6]))
+    np.testing.assert_allclose(found, jnp.sum(grads.stack(), axis=1), atol=2e-3)
+
+
 @pytest.mark.usefixtures("x64")
 def test_float64():
     params = {"w": np.linspace(0, 1, 5)}

@@ -1,6 +1,6 @@
 """Weights that level the gradient norms of the losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,8 +8,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
-from softadapt_optax._checks import check_number, check_optimizer
+from softadapt_optax._balance import balance
+from softadapt_optax._checks import check_number, check_optimizer, size_of
+from softadapt_optax._scaling import mean_of
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting, repeated
 
 _SMALLEST_WEIGHT = 1e-4
 
@@ -28,11 +31,6 @@ class GradNormState(NamedTuple):
     weight_optimizer_state: PyTree
 
 
-def mean_of(values: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Array, ""]:
-    """The mean over the losses that count."""
-    return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
-
-
 def inverse_training_rates(
     losses: Float[Array, " K"], initial_losses: Float[Array, " K"], counted: Bool[Array, " K"]
 ) -> Float[Array, " K"]:
@@ -41,8 +39,9 @@ def inverse_training_rates(
     1 for losses that do not count.
     """
     tiny = float(np.finfo(losses.dtype).tiny)
-    left = jnp.abs(losses) / jnp.maximum(jnp.abs(initial_losses), tiny)
-    left = jnp.where(initial_losses == 0, 1.0, left)
+    is_zero = initial_losses == 0
+    left = jnp.abs(losses) / jnp.maximum(jnp.abs(jnp.where(is_zero, 1.0, initial_losses)), tiny)
+    left = jnp.where(is_zero, 1.0, left)
     return jnp.where(counted, left, 1.0) / jnp.where(
         counted, jnp.maximum(mean_of(left, counted), tiny), 1.0
     )
@@ -56,13 +55,15 @@ def first_seen(
 
 
 def gradnorm(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     alpha: ArrayLike = 1.5,
     optimizer: optax.GradientTransformation | None = None,
     *,
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -85,13 +86,16 @@ def gradnorm(
     the target :math:`\bar G r_k^\alpha` held constant, and are scaled back to their sum. The
     losses are taken for non-negative (of others the size counts, which is no rate). A
     loss that has fallen less than the others has :math:`r_k > 1` and gets a *larger* gradient
-    for :math:`\alpha > 0`. As in the paper a training step uses the weights before this
-    update, 1 at the start, on all parameters.
+    for :math:`\alpha > 0`. A loss whose gradient is exactly zero, such as a hinge that is
+    satisfied, cannot be levelled: it keeps its weight and is left out of the means, which in the
+    paper's equation would starve the others. As in the paper a training step uses the weights
+    before this update, 1 at the start, on all parameters.
 
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       alpha: the exponent, the strength of the pull towards a common training rate. The paper
         takes 1.5 for tasks that differ much and 0.12 for tasks that are alike; 0 levels the
         norms.
@@ -103,11 +107,14 @@ def gradnorm(
         which costs K gradients of that layer instead of all. The weights act on all parameters
         all the same. Default: all of them.
       weight_sum: the sum of the weights, > 0. Default: K, as in the paper.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). They act on top of the levelled norms.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). They act on top of the levelled norms.
         Default: all 1.
-      every: step w once in this many steps, with the mean of the losses and the gradients of
-        the last of them. Static.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
+      every: m, step w once in m steps, with the mean of the losses and the gradients of the last
+        of them, and then m times, so that it learns as fast as with m = 1. Static.
       lean: whether h comes from one backward pass more, which spares keeping the K gradients until
         the weights are known: less memory, more flops (see :func:`balance`). Static.
 
@@ -150,10 +157,11 @@ def gradnorm(
         components: Components, state: GradNormState
     ) -> tuple[Float[Array, " K"], GradNormState]:
         w = state.task_weights
-        is_counted = components.counted
+        squared_norms = components.squared_norms()
+        is_counted = components.counted & (squared_norms > 0)
         initial_losses = first_seen(state.initial_losses, components.losses)
         rates = inverse_training_rates(components.losses, initial_losses, is_counted)
-        norms = jnp.sqrt(components.squared_norms())
+        norms = jnp.sqrt(jnp.where(is_counted, squared_norms, 1.0))
         targets = mean_of(w * norms, is_counted) * rates ** jnp.asarray(alpha, w.dtype)
         slopes = jnp.where(is_counted, jnp.sign(w * norms - targets) * norms, 0.0)
         steps, optimizer_state = optimizer.update(slopes, state.weight_optimizer_state, w)
@@ -163,10 +171,12 @@ def gradnorm(
         return w, GradNormState(w_next, initial_losses, optimizer_state)
 
     return balance(
-        Weighting(init, update),
+        repeated(Weighting(init, update), every),
         num_losses,
         priorities=priorities,
-        weight_sum=num_losses if weight_sum is None else weight_sum,
+        units=units,
+        smoothing=smoothing,
+        weight_sum=size_of(num_losses) if weight_sum is None else weight_sum,
         every=every,
         lean=lean,
         shared=shared,

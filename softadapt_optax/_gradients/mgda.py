@@ -1,23 +1,25 @@
 """The point of smallest norm in the convex hull of the gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import Components, balance, stateless
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_integer
 from softadapt_optax._solvers.min_norm import (
     active_set_weights,
     frank_wolfe_weights,
     two_gradient_weights,
 )
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, stateless
 
 
 def mgda(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     normalization: Literal["norm", "loss", "both"] | None = None,
     *,
     solver: Literal["active_set", "frank_wolfe"] = "active_set",
@@ -25,6 +27,8 @@ def mgda(
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -51,7 +55,8 @@ def mgda(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       normalization: ``"norm"``, ``"loss"``, ``"both"`` or None.
       solver: ``"active_set"`` reaches the optimum, for K = 2 in closed form, else to 1e-5 of
         the largest squared norm; ``"frank_wolfe"``, that of Sener and Koltun, stops well before
@@ -63,9 +68,12 @@ def mgda(
         is that of their gradients alone; the others, such as heads, get the plain sum (times
         ``priorities``). Default: all of them.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). They act on the minimiser; with unequal
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). They act on the minimiser; with unequal
         ones h need not descend in every loss. Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: find the weights once in this many steps, with the gradients of that step, and
         hold them in between, where h need not descend in every loss; nor does it in a step that
         joins weights found at different steps, after a loss was absent. Static.
@@ -122,6 +130,8 @@ def mgda(
         stateless(weigh),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
         lean=lean,

@@ -1,6 +1,6 @@
 """Weights that give each gradient the same norm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,9 +8,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_number
 from softadapt_optax._gradients.gradnorm import first_seen, inverse_training_rates
+from softadapt_optax._scaling import positive_or
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting
+
+EPS = 1e-12
 
 
 class NormalizedGradientsState(NamedTuple):
@@ -24,15 +29,17 @@ class NormalizedGradientsState(NamedTuple):
 
 
 def normalized_gradients(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     rate_exponent: ArrayLike = 0.0,
     *,
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
     lean: bool = False,
-    eps: ArrayLike = 1e-12,
+    eps: ArrayLike = EPS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gives each gradient the same norm, or one that grows with its training rate's inverse.
 
@@ -51,15 +58,19 @@ def normalized_gradients(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       rate_exponent: a; with a > 0 a loss that has fallen less than the others gets more.
       shared: the parameters over which the norms are taken, such as the last shared layer: a
         pytree of bools (the parameters' structure or a prefix of it) or a function of the
         parameters that gives one. The weights act on all parameters all the same. Default: all
         of them.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). Default: all 1.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: weight by the mean of this many losses and the norms at the last of them, and hold
         the weights in between. Static.
       eps: > 0; gradients of a norm below it get weights that go to zero with their norm. A
@@ -101,10 +112,14 @@ def normalized_gradients(
         initial_losses = first_seen(state.initial_losses, components.losses)
         is_counted = components.counted
         rates = inverse_training_rates(components.losses, initial_losses, is_counted)
-        norms = jnp.sqrt(components.squared_norms())
-        # Its square must not vanish, or a gradient of norm zero is divided by zero.
-        smallest = jnp.maximum(jnp.asarray(eps, norms.dtype), np.finfo(norms.dtype).tiny ** 0.5)
-        inverse_norms = norms / (norms**2 + smallest**2)
+        squared_norms = components.squared_norms()
+        is_zero = squared_norms == 0
+        norms = jnp.sqrt(jnp.where(is_zero, 1.0, squared_norms))
+        # Its square must not vanish, or a gradient of a tiny norm is divided by zero.
+        smallest = jnp.maximum(
+            positive_or(eps, EPS, norms.dtype), float(np.finfo(norms.dtype).tiny) ** 0.5
+        )
+        inverse_norms = jnp.where(is_zero, 0.0, norms / (norms**2 + smallest**2))
         weights = rates ** jnp.asarray(rate_exponent, rates.dtype) * inverse_norms
         return weights, NormalizedGradientsState(initial_losses)
 
@@ -112,6 +127,8 @@ def normalized_gradients(
         Weighting(init, update),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
         lean=lean,

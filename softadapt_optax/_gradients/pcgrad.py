@@ -1,6 +1,6 @@
 """Gradient surgery: each gradient projected off those it conflicts with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree, UInt32
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_seed
 from softadapt_optax._solvers.projections import projection_weights, random_orders
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting
 
 
 class PCGradState(NamedTuple):
@@ -24,13 +26,15 @@ class PCGradState(NamedTuple):
 
 
 def pcgrad(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     seed: ArrayLike = 0,
     *,
     reduction: Literal["sum", "mean"] = "sum",
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -51,7 +55,8 @@ def pcgrad(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       seed: an integer, Python's or traced, that starts the random orders: a fresh one for each
         gradient and step, from a key in the state.
       reduction: ``"sum"`` of the projected gradients, as in the paper, or their ``"mean"``.
@@ -60,9 +65,12 @@ def pcgrad(
         projections look at them alone; the others, such as heads, get the plain sum (times
         ``priorities``). Default: all of them.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). They act after the projections. Default:
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). They act after the projections. Default:
         all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: find the weights once in this many steps, with the gradients of that step, and
         hold them in between. Static.
       lean: whether h comes from one backward pass more, which spares keeping the K gradients until
@@ -102,16 +110,18 @@ def pcgrad(
     ) -> tuple[Float[Array, " K"], PCGradState]:
         keys = jax.random.split(jax.random.wrap_key_data(state.projection_key))
         is_counted = components.counted
-        orders = random_orders(keys[0], num_losses)
+        orders = random_orders(keys[0], len(is_counted))
         weights = projection_weights(components.gramian(), orders, is_counted)
         if reduction == "mean":
-            weights = weights / jnp.maximum(jnp.sum(is_counted), 1)
+            weights = weights / jnp.maximum(jnp.sum(is_counted, dtype=weights.dtype), 1.0)
         return weights, PCGradState(jax.random.key_data(keys[1]))
 
     return balance(
         Weighting(init, update),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
         lean=lean,

@@ -1,24 +1,29 @@
 """Constant weights, the baseline."""
 
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from softadapt_optax._balance import balance, stateless
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_factors
-from softadapt_optax._per_loss import as_component_array
+from softadapt_optax._per_loss import count_of
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import equal_weights
 
 
-def fixed_weights(weights: PyTree) -> optax.GradientTransformationExtraArgs:
-    r"""Weights that never change: :math:`h = \sum_k w_k \nabla f_k(x)`.
+def fixed_weights(weights: PyTree, *, units: Units = None) -> optax.GradientTransformationExtraArgs:
+    r"""Weights that you give: :math:`h = \sum_k w_k \nabla f_k(x)`.
 
     The baseline for every other method, in the same training step. Under ``jax.vmap`` over
     ``weights`` a grid search is one compiled program. ``updates`` are those of
     :func:`balance`.
 
     Args:
-      weights: :math:`w`, finite and >= 0: an array of shape [K], traced or not, or a pytree
-        of K numbers in the structure of the losses. They are used as they are.
+      weights: :math:`w`, finite and >= 0: a pytree of K numbers with the names of the losses, or,
+        for losses without names, a sequence or an array of shape [K], traced or not. They are used
+        as they are. They, or some of their entries, may be functions of the number of optimizer
+        steps before this one, such as Optax schedules (the annealing of a KL term, a curriculum).
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -38,11 +43,6 @@ def fixed_weights(weights: PyTree) -> optax.GradientTransformationExtraArgs:
       >>> print(updates)  # -0.1 * (1 * -4 + 0.5 * 2)
       0.3
     """
-    num_losses = as_component_array(weights, "weights").size
+    num_losses = count_of(weights)
     check_factors("weights", weights, num_losses)
-
-    return balance(
-        stateless(lambda components: jnp.ones_like(components.losses)),
-        num_losses,
-        priorities=weights,
-    )
+    return balance(equal_weights(), num_losses, priorities=weights, units=units)

@@ -1,14 +1,18 @@
 """Weights from the value of each loss at the start."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance, running_mean
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_integer, check_number
-from softadapt_optax._losses.realtime_loss import inverse_sizes
+from softadapt_optax._losses.realtime_loss import EPS, inverse_sizes
+from softadapt_optax._state import running_mean
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting
 
 
 class InitialLossState(NamedTuple):
@@ -16,21 +20,21 @@ class InitialLossState(NamedTuple):
 
     Attributes:
       initial_losses: mean of the first losses, shape [K].
-      initial_counts: number of losses in each mean, at most ``steps``, shape [K], int32.
     """
 
     initial_losses: Float[Array, " K"]
-    initial_counts: Int[Array, " K"]
 
 
 def initial_loss(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     steps: int = 1,
     *,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
-    eps: ArrayLike = 1e-8,
+    eps: ArrayLike = EPS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Weights each loss by the inverse of its initial value.
 
@@ -48,12 +52,16 @@ def initial_loss(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       steps: m, the number of steps in the mean (of records with ``every``), at least 1.
         Static.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). Default: all 1.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: record the mean of this many consecutive losses. Static.
       eps: means of smaller size count as if they had this one, > 0.
 
@@ -85,24 +93,23 @@ def initial_loss(
     check_number("eps", eps, positive=True)
 
     def init(num_losses: int) -> InitialLossState:
-        return InitialLossState(
-            initial_losses=jnp.zeros(num_losses, dtype=float),
-            initial_counts=jnp.zeros(num_losses, dtype=jnp.int32),
-        )
+        return InitialLossState(initial_losses=jnp.zeros(num_losses, dtype=float))
 
     def update(
         components: Components, state: InitialLossState
     ) -> tuple[Float[Array, " K"], InitialLossState]:
-        counts = state.initial_counts + 1
+        counts = components.record_counts
         means = running_mean(state.initial_losses, components.losses, counts)
-        means = jnp.where(counts <= steps, means, state.initial_losses)
-        new_state = InitialLossState(means, jnp.minimum(counts, steps))
-        return inverse_sizes(means, eps), new_state
+        is_early = components.is_new & (counts <= steps)
+        means = jnp.where(is_early, means, state.initial_losses)
+        return inverse_sizes(means, eps), InitialLossState(means)
 
     return balance(
         Weighting(init, update),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
     )

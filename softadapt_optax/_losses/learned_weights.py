@@ -1,5 +1,6 @@
 """Weights that are learned themselves, kept from collapsing."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,8 +8,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_flag, check_number, check_optimizer
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting, repeated
 
 
 class LearnedWeightsState(NamedTuple):
@@ -24,13 +27,15 @@ class LearnedWeightsState(NamedTuple):
 
 
 def learned_weights(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     optimizer: optax.GradientTransformation | None = None,
     *,
     temperature: ArrayLike = 1.0,
     maximize: bool = False,
     weight_sum: ArrayLike = 1.0,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Weights that are learned along with the model, on the simplex, near their priorities.
@@ -60,7 +65,8 @@ def learned_weights(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       optimizer: the Optax optimizer of :math:`z`, one that needs gradients only; it minimises,
         also with ``maximize``. Default: ``optax.adam(1e-2)``.
       temperature: :math:`\tau` >= 0, the strength of the KL term, in units of the losses. Start
@@ -69,9 +75,13 @@ def learned_weights(
         are.
       maximize: whether the weights favour the large losses instead of the small ones.
       weight_sum: the sum of the weights, > 0. Pass K where a plain sum is replaced.
-      priorities: q in any scale, >= 0: an array [K] or a pytree of K scalars in the structure
-        of the losses (see :func:`balance`). Default: all 1.
-      every: step :math:`z` once in this many steps, with the mean of the losses. Static.
+      priorities: q in any scale, >= 0: K numbers, in order or by name, or functions of the step
+        (see :func:`balance`). Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
+      every: m, step :math:`z` once in m steps, with the mean of the losses, and then m times, so
+        that it learns as fast as with m = 1. Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -129,9 +139,11 @@ def learned_weights(
         return weights, LearnedWeightsState(optax.apply_updates(z, steps), optimizer_state)
 
     return balance(
-        Weighting(init, update),
+        repeated(Weighting(init, update), every),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
     )

@@ -9,9 +9,16 @@ import numpy as np
 import optax
 from jaxtyping import ArrayLike, PyTree
 
-from softadapt_optax._balance import balance, stateless
-from softadapt_optax._checks import check_choice, check_factors, check_flag
-from softadapt_optax._per_loss import as_component_array, check_names, component_names
+from softadapt_optax._balance import balance
+from softadapt_optax._checks import check_choice, check_factors, check_flag, check_losses
+from softadapt_optax._per_loss import (
+    as_component_array,
+    at_step,
+    count_of,
+    names_of,
+    ordered_array,
+)
+from softadapt_optax._weighting import equal_weights
 
 
 def prior_loss(
@@ -29,7 +36,8 @@ def prior_loss(
     where :math:`f_k^{\text{prior}}` is what a model reaches that knows the targets'
     distribution and nothing of the inputs: see :func:`cross_entropy_prior` and
     :func:`squared_error_prior`. The weights are constant and do not depend on the first batch,
-    as those of :func:`initial_loss` do.
+    as those of :func:`initial_loss` do. Any other method sees losses relative to their priors with
+    ``units=prior_losses``.
 
     ``updates`` are those of :func:`balance`.
 
@@ -37,8 +45,8 @@ def prior_loss(
       prior_losses: :math:`f_k^{\text{prior}}` > 0: an array of shape [K], traced or not, or a
         pytree of K numbers in the structure of the losses.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). Default: all 1.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). Default: all 1.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -64,23 +72,22 @@ def prior_loss(
       Jianlin Su, *Multi-task learning, part 1: in the name of the loss* (in Chinese),
       Scientific Spaces (kexue.fm), 2022, section on the prior state.
     """
-    array = as_component_array(prior_losses, "prior_losses")
-    check_factors("prior_losses", prior_losses, array.size, positive=True)
-    names = component_names(prior_losses)
-    factors = 1.0 / array
+    num_losses, names = count_of(prior_losses), names_of(prior_losses)
+    check_factors("prior_losses", prior_losses, num_losses, positive=True)
     if priorities is not None:
-        check_factors("priorities", priorities, array.size)
-        check_names("priorities", priorities, names)
-        factors = factors * as_component_array(priorities, "priorities")
-    if names is not None:
-        factors = jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(factors))
+        check_factors("priorities", priorities, num_losses)
+        check_losses(num_losses, prior_losses=prior_losses, priorities=priorities)
 
-    return balance(
-        stateless(lambda components: jnp.ones_like(components.losses)),
-        array.size,
-        priorities=factors,
-        weight_sum=weight_sum,
-    )
+    def factors(step: ArrayLike) -> PyTree:
+        inverse = 1.0 / as_component_array(prior_losses, "prior_losses")
+        if priorities is not None:
+            at_hand = at_step(priorities, step)
+            inverse = inverse * ordered_array(at_hand, "priorities", num_losses, names)
+        if names is None:
+            return inverse
+        return jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(inverse))
+
+    return balance(equal_weights(), num_losses, priorities=factors, weight_sum=weight_sum)
 
 
 def cross_entropy_prior(

@@ -1,25 +1,34 @@
 """Weights from the current value of each loss."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import balance, stateless
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_number
+from softadapt_optax._scaling import positive_or
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import stateless
+
+EPS = 1e-8
 
 
 def inverse_sizes(losses: Float[Array, " K"], eps: ArrayLike) -> Float[Array, " K"]:
     """``1 / |losses|``, of losses below ``eps`` as if they were ``eps``."""
-    return 1.0 / jnp.maximum(jnp.abs(losses), eps)
+    return 1.0 / jnp.maximum(jnp.abs(losses), positive_or(eps, EPS, losses.dtype))
 
 
 def realtime_loss(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     *,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
-    eps: ArrayLike = 1e-8,
+    eps: ArrayLike = EPS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Weights each loss by the inverse of its current value.
 
@@ -35,10 +44,14 @@ def realtime_loss(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). Default: all 1.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: weight by the mean of this many consecutive losses and hold the weights in
         between. Static.
       eps: losses of smaller size are weighted as if they had this one, > 0.
@@ -71,6 +84,8 @@ def realtime_loss(
         stateless(lambda components: inverse_sizes(components.losses, eps)),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
     )

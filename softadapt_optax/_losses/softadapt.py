@@ -1,7 +1,8 @@
 """SoftAdapt: weights from how fast each loss changes."""
 
 import functools
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,15 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from numpy.polynomial import legendre
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_flag, check_integer, check_number
+from softadapt_optax._scaling import positive_or
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting
+
+EPS = 1e-8
+# What a slope may multiply rounding by: of the seven digits of float32 two are left then.
+_MOST_NOISE = 3e4
 
 
 class SoftAdaptState(NamedTuple):
@@ -19,15 +27,11 @@ class SoftAdaptState(NamedTuple):
     Attributes:
       loss_history: the last recorded losses, shape [history, K], newest last; zeros where
         nothing is recorded yet.
-      loss_counts: the number of records of each loss since the start, shape [K], int32.
-      record_count: the number of records, int32.
-      loss_slopes: the rates of change that the weights were made of, shape [K]; zeros until
-        ``history`` values of each loss are recorded.
+      loss_slopes: the rates of change that the weights were made of, shape [K]; that of a loss is
+        zero until ``history`` values of it are recorded.
     """
 
     loss_history: Float[Array, "history K"]
-    loss_counts: Int[Array, " K"]
-    record_count: Int[Array, ""]
     loss_slopes: Float[Array, " K"]
 
 
@@ -41,14 +45,38 @@ def slope_stencil(history: int, order: int) -> np.ndarray:
     orders.
     """
     positions = np.linspace(-1.0, 1.0, history)
-    fits = np.linalg.pinv(legendre.legvander(positions, order))
-    slopes = legendre.legval(1.0, legendre.legder(fits))
+    orthogonal, triangular = np.linalg.qr(legendre.legvander(positions, order))
+    degrees = np.arange(order + 1.0)
+    slopes_at_end = degrees * (degrees + 1) / 2  # of the Legendre polynomials
+    slopes = orthogonal @ np.linalg.solve(triangular.T, slopes_at_end)
     return slopes * (positions[1] - positions[0])
+
+
+def _check_order(history: int, order: Any) -> int:
+    """The degree of the polynomial, if float32 carries its slope."""
+    degree = history - 1 if order is None else order
+    check_integer("order", degree, at_least=1)
+    if degree > history - 1:
+        raise ValueError(
+            f"`order` should be at most history - 1 = {history - 1}, the degree of a polynomial "
+            f"through {history} points, got {order}."
+        )
+    # The gain grows with the degree, and large ones take long to compute.
+    noise_gain = np.linalg.norm(slope_stencil(history, min(degree, 300)))
+    if noise_gain > _MOST_NOISE:
+        raise ValueError(
+            f"`order` should be lower, got a polynomial of degree {degree} through {history} "
+            "points. Its slope multiplies noise, that of rounding in float32 too, by "
+            f"{noise_gain:.0e} or more, of which {_MOST_NOISE:.0e} leaves two digits. Remedy: "
+            "`order=1`, a line, or `order=None` with a `history` of at most 20."
+        )
+    return degree
 
 
 def _rates_of_change(
     loss_history: Float[Array, "history K"],
     counted: Bool[Array, " K"],
+    is_warm: Bool[Array, " K"],
     order: int,
     rate: str,
     normalized: bool,
@@ -58,13 +86,22 @@ def _rates_of_change(
     stencil = jnp.asarray(slope_stencil(len(loss_history), order), loss_history.dtype)
     # Not a matrix product: a TPU would round its factors to bfloat16.
     rates = jnp.sum(stencil[:, None] * loss_history, axis=0)
+    eps = positive_or(eps, EPS, rates.dtype)
     if rate == "relative":
         rates = rates / (jnp.abs(loss_history[-2]) + eps)
     # Losses near the largest float overflow here, and would for as long as they are recorded.
-    rates = jnp.nan_to_num(rates)
+    rates = jnp.where(is_warm, jnp.nan_to_num(rates), 0.0)
     if normalized:
         rates = rates / (jnp.sum(jnp.abs(jnp.where(counted, rates, 0.0))) + eps)
     return rates
+
+
+def _mean_losses(
+    loss_history: Float[Array, "history K"], counts: Int[Array, " K"]
+) -> Float[Array, " K"]:
+    """The mean of the records that there are; those that there are not yet are zeros."""
+    counts = jnp.clip(counts, 1, len(loss_history)).astype(loss_history.dtype)
+    return jnp.sum(loss_history / counts[None, :], axis=0)
 
 
 def _exponential_weights(
@@ -78,19 +115,16 @@ def _exponential_weights(
     logits = jnp.clip(jnp.asarray(beta, rates.dtype) * rates, -limit, limit)
     if mean_losses is not None:
         # Added as logarithms: the product of the two factors can underflow for every k.
-        logits = logits + jnp.log(jnp.abs(mean_losses))
+        sizes = jnp.abs(mean_losses)
+        has_size = sizes > 0
+        logits = logits + jnp.where(has_size, jnp.log(jnp.where(has_size, sizes, 1.0)), -jnp.inf)
     logits = jnp.where(counted, logits, -jnp.inf)
     largest = jnp.max(logits)
     return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
 
 
-def _steps_before(record_count: Int[Array, ""], every: int) -> Int[Array, ""]:
-    """The number of steps before the one that makes this record, as far as int32 goes."""
-    return jnp.minimum(record_count, np.iinfo(np.int32).max // every) * every - 1
-
-
 def softadapt(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     beta: ArrayLike | optax.Schedule = 0.1,
     *,
     history: int = 5,
@@ -100,8 +134,10 @@ def softadapt(
     loss_weighted: bool = False,
     weight_sum: ArrayLike = 1.0,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
-    eps: ArrayLike = 1e-8,
+    eps: ArrayLike = EPS,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Weights each loss by how fast it changes (Heydari, Thompson and Mehmood 2019).
 
@@ -123,8 +159,9 @@ def softadapt(
     4. The exponentials are multiplied by :math:`|\bar f_k|` if ``loss_weighted`` and by
        ``priorities``, and scaled to ``weight_sum``. If all are zero the weights are equal.
 
-    Until n values of each loss are recorded the weights are equal (times ``priorities``). A
-    step with a loss that is not finite is not recorded and keeps the weights of the step before.
+    Until n values of a loss are recorded its slope counts as 0 and its mean is over those that
+    there are; the others do not wait for it. A step with a loss that is not finite is not recorded
+    and keeps the weights of the step before.
 
     ``updates`` has to be the :class:`ComponentGrads` of :func:`value_and_component_grads`,
     or stacked gradients of shape [K, \*parameter shape] with ``losses=`` beside them, so
@@ -136,7 +173,8 @@ def softadapt(
       the transformation replaces a plain sum. Adam does not see the scale.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       beta: :math:`\beta`, a number, a traced array, or an Optax schedule, which is given
         the number of optimizer steps before this one (steps with a loss that is not finite
         left out). With beta > 0 the loss that falls slowest (or grows fastest) gets the
@@ -147,16 +185,19 @@ def softadapt(
       order: the degree of the fitted polynomial, from 1 (least-squares line, the robust
         choice for mini-batch losses) to n - 1. ``None`` is n - 1, the paper's finite
         difference of highest accuracy; ``history=2`` is the plain difference. The highest
-        order multiplies noise, that of rounding too: by 6 for n = 5, by 20,000 for n = 20.
-        Static.
+        order multiplies noise, that of rounding too: by 6 for n = 5, by 20,000 for n = 20; what
+        multiplies it by more than 30,000 is refused. Static.
       rate: ``"absolute"``, in units of the losses, or ``"relative"``, which does not
         change when a loss is rescaled.
       normalized: the paper's normalized variant, for rates of any size.
       loss_weighted: the paper's loss weighted variant, for non-negative losses on one
         scale.
       weight_sum: the sum of the weights, > 0.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in
-        the structure of the losses (see :func:`balance`). Default: all 1.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: record the mean of this many consecutive steps and hold the weights in
         between; ``every=steps_per_epoch`` adapts once an epoch. Rates are then those over m
         steps, larger than over one: a ``beta`` that suits one of them need not suit the other.
@@ -195,13 +236,7 @@ def softadapt(
       2019, Eqs. 2 and 3, Algorithm 1.
     """
     check_integer("history", history, at_least=2)
-    degree = history - 1 if order is None else order
-    check_integer("order", degree, at_least=1)
-    if degree > history - 1:
-        raise ValueError(
-            f"`order` should be at most history - 1 = {history - 1}, the degree of a polynomial "
-            f"through {history} points, got {order}."
-        )
+    degree = _check_order(history, order)
     check_choice("rate", rate, ("absolute", "relative"))
     check_flag("normalized", normalized)
     check_flag("loss_weighted", loss_weighted)
@@ -213,34 +248,31 @@ def softadapt(
     def init(num_losses: int) -> SoftAdaptState:
         return SoftAdaptState(
             loss_history=jnp.zeros((history, num_losses), dtype=float),
-            loss_counts=jnp.zeros(num_losses, dtype=jnp.int32),
-            record_count=jnp.zeros((), dtype=jnp.int32),
             loss_slopes=jnp.zeros(num_losses, dtype=float),
         )
 
     def update(
         components: Components, state: SoftAdaptState
     ) -> tuple[Float[Array, " K"], SoftAdaptState]:
-        loss_history = jnp.concatenate([state.loss_history[1:], components.losses[None]])
-        loss_counts = optax.safe_increment(state.loss_counts)
-        record_count = optax.safe_increment(state.record_count)
-        is_counted = components.counted
-        rates = _rates_of_change(loss_history, is_counted, degree, rate, normalized, eps)
+        shifted = jnp.concatenate([state.loss_history[1:], components.losses[None]])
+        loss_history = jnp.where(components.is_new[None, :], shifted, state.loss_history)
+        counts, is_counted = components.record_counts, components.counted
+        is_warm = counts >= history
+        rates = _rates_of_change(loss_history, is_counted, is_warm, degree, rate, normalized, eps)
         weights = _exponential_weights(
             rates,
-            beta=beta(_steps_before(record_count, every)) if callable(beta) else beta,
-            mean_losses=jnp.sum(loss_history / history, axis=0) if loss_weighted else None,
+            beta=beta(components.step) if callable(beta) else beta,
+            mean_losses=_mean_losses(loss_history, counts) if loss_weighted else None,
             counted=is_counted,
         )
-        is_warm = jnp.all((loss_counts >= history) | ~is_counted)
-        weights = jnp.where(is_warm, weights, jnp.ones_like(weights))
-        slopes = jnp.where(is_warm, rates, 0.0)
-        return weights, SoftAdaptState(loss_history, loss_counts, record_count, slopes)
+        return weights, SoftAdaptState(loss_history, rates)
 
     return balance(
         Weighting(init, update),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
     )

@@ -1,5 +1,6 @@
 """Weights from learned uncertainties."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -8,8 +9,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from softadapt_optax._balance import Components, Weighting, balance
+from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_optimizer
+from softadapt_optax._units import Units
+from softadapt_optax._weighting import Components, Weighting, repeated
 
 
 class UncertaintyState(NamedTuple):
@@ -25,12 +28,14 @@ class UncertaintyState(NamedTuple):
 
 
 def uncertainty(
-    num_losses: int,
+    num_losses: int | Sequence[str],
     optimizer: optax.GradientTransformation | None = None,
     *,
     penalty: Literal["log", "log1p"] = "log",
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
+    units: Units = None,
+    smoothing: ArrayLike = 0.0,
     every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Weights each loss by its learned uncertainty (Kendall, Gal and Cipolla 2018).
@@ -56,16 +61,21 @@ def uncertainty(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      num_losses: K, the number of losses, at least 1. Static.
+      num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
+        Static.
       optimizer: the Optax optimizer of :math:`s`, one that needs gradients only. Default:
         ``optax.adam(1e-2)``.
       penalty: ``"log"``, :math:`\log \sigma`, that of the paper; or ``"log1p"``,
         :math:`\log(1 + \sigma^2)`, which is never negative, so that the objective is not
         either; its weights rest at :math:`2 / (f_k + \sqrt{f_k^2 + 8 f_k})`, nearer to 1/2.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
-      priorities: factors on the weights, >= 0: an array [K] or a pytree of K scalars in the
-        structure of the losses (see :func:`balance`). Default: all 1.
-      every: step :math:`s` once in this many steps, with the mean of the losses. Static.
+      priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
+        the step (see :func:`balance`). Default: all 1.
+      units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
+        Default: none.
+      smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
+      every: m, step :math:`s` once in m steps, with the mean of the losses, and then m times, so
+        that it learns as fast as with m = 1. Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -112,9 +122,11 @@ def uncertainty(
         return weights, UncertaintyState(s_next, optimizer_state)
 
     return balance(
-        Weighting(init, update),
+        repeated(Weighting(init, update), every),
         num_losses,
         priorities=priorities,
+        units=units,
+        smoothing=smoothing,
         weight_sum=weight_sum,
         every=every,
     )

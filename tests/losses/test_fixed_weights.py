@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import quadratic_losses, quadratic_params, training_step, weights_along
+from helpers import NAMES, quadratic_losses, quadratic_params, training_step
 
 import softadapt_optax as sa
 
@@ -16,8 +16,11 @@ import softadapt_optax as sa
 def test_weights_are_used_as_they_are_from_the_first_step(weights):
     tx = sa.fixed_weights(weights)
     np.testing.assert_allclose(sa.loss_weights(tx.init(None)), [0.5, 2.0])
-    trajectory = [[1.0, 5.0], [np.nan, 1.0], [1e30, 1e-30]]
-    np.testing.assert_allclose(weights_along(tx, trajectory), [[0.5, 2.0]] * 3)
+    state = tx.init(None)
+    for a, b in ([1.0, 5.0], [np.nan, 1.0], [1e30, 1e-30]):
+        losses = {"a": a, "b": b} if isinstance(weights, dict) else jnp.asarray([a, b])
+        _, state = tx.update(jnp.zeros(2), state, losses=losses)
+        np.testing.assert_allclose(sa.loss_weights(state), [0.5, 2.0])
 
 
 def test_equal_weights_are_the_plain_sum():
@@ -38,7 +41,8 @@ def test_vmap_over_the_weights_is_a_grid_search():
     grid = jnp.asarray([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 2.0, 5.0]])
 
     def end(weights):
-        tx = optax.chain(sa.fixed_weights(weights), optax.sgd(0.05))
+        by_name = dict(zip(NAMES, weights, strict=True))
+        tx = optax.chain(sa.fixed_weights(by_name), optax.sgd(0.05))
         params = quadratic_params()
         carry = (params, tx.init(params))
         step = training_step(tx)
@@ -62,6 +66,8 @@ def test_vmap_over_the_weights_is_a_grid_search():
         ([1.0, float("inf")], "`weights` should be finite and >= 0"),
         ([], r"`weights` should be an array of shape \[K\]"),
         (np.ones((2, 2)), r"`weights` should be an array of shape \[K\]"),
+        (2, "`weights` should be a number for each loss, got the single number 2. Likely"),
+        (0.5, "for one loss alone it is \\[0.5\\]"),
     ],
 )
 def test_wrong_weights_are_named(weights, message):

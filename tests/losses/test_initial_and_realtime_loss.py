@@ -82,9 +82,10 @@ def test_prior_loss_is_the_inverse_from_the_start():
     prior = {"b": 4.0, "a": 0.5}
     tx = sa.prior_loss(prior)
     np.testing.assert_allclose(sa.loss_weights(tx.init(None)), [2.0, 0.25])
-    np.testing.assert_allclose(weights_along(tx, [[1.0, 7.0]] * 2), [[2.0, 0.25]] * 2)
+    _, state = tx.update(jnp.zeros(2), tx.init(None), losses={"a": 1.0, "b": 7.0})
+    np.testing.assert_allclose(sa.loss_weights(state), [2.0, 0.25])
     weighted = sa.prior_loss(prior, priorities={"a": 3.0, "b": 1.0}, weight_sum=1.0)
-    np.testing.assert_allclose(weights_along(weighted, [[1.0, 7.0]]), [[0.96, 0.04]], rtol=1e-6)
+    np.testing.assert_allclose(sa.loss_weights(weighted.init(None)), [0.96, 0.04], rtol=1e-6)
 
 
 def test_prior_losses_may_be_traced():
@@ -97,9 +98,9 @@ def test_prior_losses_may_be_traced():
 
 def test_names_of_prior_losses_have_to_be_those_of_the_losses():
     tx = sa.prior_loss({"fit": 1.0, "size": 2.0})
-    with pytest.raises(ValueError, match=r"names of the losses in their order, \['fit'\], \['s"):
+    with pytest.raises(ValueError, match="made for 2 losses, fit, size, got 2, fit, sizes"):
         tx.update(jnp.zeros(2), tx.init(None), losses={"fit": 1.0, "sizes": 2.0})
-    with pytest.raises(ValueError, match=r"\['fit'\], \['size'\], got \['a'\], \['b'\]"):
+    with pytest.raises(ValueError, match="the names of the losses, fit, size, got a, b"):
         sa.prior_loss({"fit": 1.0, "size": 2.0}, priorities={"a": 1.0, "b": 2.0})
 
 

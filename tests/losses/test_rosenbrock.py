@@ -13,7 +13,7 @@ import pytest
 
 import softadapt_optax as sa
 
-STARTS = np.array([[-0.5, -0.5], [-1.0, 1.0], [0.0, 0.0], [0.5, 1.5]])
+STARTS = np.array([[-0.5, -0.5], [-1.0, 1.0], [0.0, 0.0], [-1.2, 1.0]])
 
 
 def losses_fn(params):

@@ -1,0 +1,152 @@
+"""A weighting's look at the losses: what it sees, and what comes of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from softadapt_optax._components import ComponentGrads
+from softadapt_optax._options import Options
+from softadapt_optax._per_loss import as_component_array
+from softadapt_optax._scaling import carried_over, sum_to_one
+from softadapt_optax._state import BalanceState, Observation, kept_unseen, where
+from softadapt_optax._updates import check_like
+from softadapt_optax._weighting import Components, Weighting
+
+
+class Look(NamedTuple):
+    """The part of the state that changes when the weighting looks at the losses."""
+
+    held_weights: Float[Array, " K"]
+    gradient_norms: PyTree[Float[Array, " K"]]
+    gradient_cosines: PyTree[Float[Array, "K K"]]
+    weighting_state: PyTree
+
+
+def look_of(state: BalanceState) -> Look:
+    return Look(*(getattr(state, name) for name in Look._fields))
+
+
+def looked(
+    options: Options,
+    state: BalanceState,
+    seen: Observation,
+    units: Float[Array, " K"] | None,
+    grads: ComponentGrads,
+    mask: PyTree[bool] | None,
+) -> Look:
+    """What the weighting makes of losses and gradients."""
+    products = _products(options.needed, grads, mask, seen.counted)
+    components = _in_units(state, seen, units, products)
+    weights, weighting_state = _called(options.weighting, components, state.weighting_state)
+    weights = _smoothed(options, state, seen.counted, weights)
+    # With a weight sum only ratios have a meaning, and so has what is held at the start.
+    keeps_share = seen.is_first if options.weight_sum is None else True
+    weighting_state = kept_unseen(seen.is_new, weighting_state, state.weighting_state)
+    if (
+        options.every > 1
+    ):  # the first step only looks ahead: its weights hold until the first record
+        weighting_state = where(seen.is_due, weighting_state, state.weighting_state)
+    return Look(
+        carried_over(seen.counted, weights, state.held_weights, keeps_share),
+        *_norms_and_cosines(options.needed, state, seen.counted, *products),
+        weighting_state,
+    )
+
+
+def _products(
+    needed: str | None, grads: ComponentGrads, mask: PyTree[bool] | None, counted: Bool[Array, " K"]
+) -> tuple[Array, Array]:
+    """The Gramian and the squared norms, as far as they are needed, of the losses that count."""
+    nothing = jnp.zeros((), dtype=float)
+    if needed == "gramian":
+        gramian = jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
+        return gramian, jnp.diagonal(gramian)
+    if needed == "squared_norms":
+        return nothing, jnp.where(counted, grads.squared_norms(mask), 0.0)
+    return nothing, nothing
+
+
+def _in_units(
+    state: BalanceState,
+    seen: Observation,
+    units: Float[Array, " K"] | None,
+    products: tuple[Array, Array],
+) -> Components:
+    """What the weighting sees."""
+    losses, (gramian, squared_norms) = seen.losses, products
+    if units is not None:
+        losses, inverse = losses / units, 1.0 / units
+        squared_norms = squared_norms * inverse * inverse
+        if gramian.ndim:
+            gramian = gramian * inverse[:, None] * inverse[None, :]
+    return Components(
+        losses=losses,
+        priorities=jnp.where(seen.counted, seen.factors, 0.0),
+        is_new=seen.is_new,
+        record_counts=seen.record_counts,
+        step=state.step_count,
+        gramian=lambda: gramian,
+        squared_norms=lambda: squared_norms,
+    )
+
+
+def _called(
+    weighting: Weighting, components: Components, state: PyTree
+) -> tuple[Float[Array, " K"], PyTree]:
+    """What the weighting gives, checked."""
+    found = weighting.update(components, state)
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise TypeError(
+            "The `update` of a `Weighting` should return a pair, the weights and the "
+            f"state, got {type(found).__name__}."
+        )
+    weights, new_state = found
+    check_like(
+        jax.eval_shape(lambda: new_state),
+        state,
+        "The weighting's `update` should return a state like the one it was given.",
+    )
+    return as_component_array(weights, "weights", components.losses.size), new_state
+
+
+def _smoothed(
+    options: Options,
+    state: BalanceState,
+    counted: Bool[Array, " K"],
+    weights: Float[Array, " K"],
+) -> Float[Array, " K"]:
+    """The weights, averaged with those held; the first of each loss as they are."""
+    smoothing = options.smoothing
+    if not isinstance(smoothing, Array) and smoothing == 0:
+        return weights
+    if options.weight_sum is not None:  # where they have no scale of their own
+        weights = sum_to_one(weights, counted.astype(weights.dtype))
+    share = jnp.where(state.record_counts > 0, jnp.asarray(smoothing, weights.dtype), 0.0)
+    return share * state.held_weights + (1.0 - share) * weights
+
+
+def _norms_and_cosines(
+    needed: str | None,
+    state: BalanceState,
+    counted: Bool[Array, " K"],
+    gramian: Array,
+    squared_norms: Array,
+) -> tuple[PyTree, PyTree]:
+    """What is kept of the gradients for :func:`diagnostics`; no weight depends on it."""
+    if not needed:
+        return (), ()
+    gramian, squared_norms = jax.lax.stop_gradient((gramian, squared_norms))
+    norms = jnp.sqrt(squared_norms)
+    new_norms = jnp.where(counted, norms, state.gradient_norms)
+    if needed == "squared_norms":
+        return new_norms, ()
+    # Those of a zero vector are zero.
+    inverse = jnp.where(norms > 0, 1.0 / jnp.where(norms > 0, norms, 1.0), 0.0)
+    cosines = gramian * inverse[:, None] * inverse[None, :]
+    return new_norms, jnp.where(_pairs(counted), cosines, state.gradient_cosines)
+
+
+def _pairs(counted: Bool[Array, " K"]) -> Bool[Array, "K K"]:
+    return counted[:, None] & counted[None, :]

@@ -1,0 +1,72 @@
+"""Which mistake has brought lazy gradients to where arrays are wanted."""
+
+import pathlib
+import traceback
+from typing import NoReturn
+
+# What a part of a file's path on the call stack says of it, the first that is found.
+_WRAPPERS = {
+    "optax/transforms/_accumulating.py": "inside `MultiSteps`",
+    "optax/transforms/_conditionality.py": "inside `apply_if_finite` or `conditionally_transform`",
+    "optax/transforms/_masking.py": "inside `masked` or `partition`",
+    "optax/transforms/_combining.py:partition": "inside `partition`",
+    "optax/_src/wrappers.py": "inside a wrapper such as `flatten`",
+    "optax/contrib/": "inside a wrapper of `optax.contrib`",
+}
+_BORDERS = {
+    "jax/_src/pjit.py": "`jit`",
+    "jax/_src/api.py": "`jit`, `vmap` or `pmap`",
+    "jax/_src/lax/control_flow/": "`scan`, `cond` or a loop",
+    "jax/_src/shard_map.py": "`shard_map`",
+    "jax/experimental/shard_map.py": "`shard_map`",
+}
+_FLAX = ("flax/training/train_state.py", "flax/nnx/")
+_LIBRARIES = ("/jax/", "/optax/", "/flax/")
+
+
+def refuse_to_flatten(*args: object) -> NoReturn:
+    """Raises for lazy gradients that are used as a tree of arrays."""
+    del args
+    raise TypeError(
+        "`ComponentGrads` should go to a weighting, such as `softadapt` or `balance`, got a use "
+        f"of them as a tree of arrays. Likely cause: {_cause(_calls_of_libraries())}"
+    )
+
+
+def _calls_of_libraries() -> list[str]:
+    """Files and functions on the stack, from the innermost to what called into a library."""
+    frames = reversed(traceback.extract_stack()[:-2])
+    calls = [f"{pathlib.PurePath(f.filename).as_posix()}:{f.name}" for f in frames]
+    calls = [call for call in calls if not call.startswith("<")]  # made by decorators
+    is_library = [any(part in call for part in _LIBRARIES) for call in calls]
+    return calls[: is_library.index(False)] if False in is_library else calls
+
+
+def _cause(calls: list[str]) -> str:
+    if any(part in call for call in calls for part in _FLAX):
+        return (
+            "they are given to Flax's own `TrainState` or `nnx.Optimizer`; those of "
+            "`softadapt_optax.flax` take them."
+        )
+    for part, where in _WRAPPERS.items():
+        if any(part in call for call in calls):
+            return (
+                f"the weighting is {where}; put it first in the chain and wrap the optimizer "
+                "behind it instead."
+            )
+    if any("/optax/" in call for call in calls):
+        return (
+            "the weighting is missing, or is not first in its chain: a transformation of Optax "
+            "that wants the gradients of one loss, such as clipping or an optimizer, got them "
+            "first."
+        )
+    for part, border in _BORDERS.items():
+        if any(part in call for call in calls):
+            return (
+                f"they cross the border of {border}; keep `value_and_component_grads` and "
+                "`update` in the same function, or let `.stack()` cross it, which gives arrays."
+            )
+    return (
+        "a function of trees, such as `jax.tree.map`, is called with them; `.stack()` gives the K "
+        "gradients as arrays, `.combine(weights)` their weighted sum."
+    )

@@ -1,0 +1,48 @@
+"""The options that all methods share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from softadapt_optax._components import ComponentGrads
+from softadapt_optax._per_loss import Names, at_step, check_position, ordered_array
+from softadapt_optax._units import Units, units_of
+from softadapt_optax._weighting import Weighting
+
+
+class Options(NamedTuple):
+    """The arguments of :func:`balance`, and what follows from them."""
+
+    weighting: Weighting
+    num_losses: int
+    names: Names | None
+    is_ordered: bool  # by the user, so that lists are in the order of the names
+    priorities: PyTree | Callable[[ArrayLike], PyTree]
+    weight_sum: ArrayLike | None
+    units: Units
+    smoothing: ArrayLike
+    every: int
+    shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None
+    sum_outside: bool
+    lean: bool
+    needed: str | None  # which products of gradients the weighting asks for
+
+    def factors(self, step: Int[Array, ""] | int) -> Float[Array, " K"]:
+        """The priorities in a step."""
+        if self.priorities is None:
+            return jnp.ones(self.num_losses, dtype=float)
+        values = at_step(self.priorities, step)
+        return ordered_array(values, "priorities", self.num_losses, self.names)
+
+    def units_in(self, unit_losses: PyTree) -> Float[Array, " K"] | None:
+        return units_of(self.units, unit_losses, self.num_losses, self.names)
+
+    def check_names(self, grads: ComponentGrads) -> None:
+        """Raises if the losses have names and an option goes by position."""
+        loss_names = None if grads.names is None else tuple(grads.names)
+        names = self.names if self.is_ordered else None
+        for name, values in (("priorities", self.priorities), ("units", self.units)):
+            if values is not None and not isinstance(values, str):
+                check_position(at_step(values, 0), name, loss_names, names)

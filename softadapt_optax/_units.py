@@ -1,0 +1,41 @@
+"""The units in which a method sees the losses."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from softadapt_optax._per_loss import Names, ordered_array
+from softadapt_optax._state import BalanceState, Observation
+
+Units = PyTree | Literal["initial", "current"] | None
+
+
+def are_losses(units: Units) -> bool:
+    """Whether the units are losses, which have to be remembered."""
+    return isinstance(units, str)
+
+
+def new_unit_losses(units: Units, state: BalanceState, seen: Observation) -> PyTree:
+    """The losses that are units after this step. A loss that is 0 is none."""
+    if not are_losses(units):
+        return ()
+    sizes = jnp.abs(seen.losses)
+    if units == "initial":
+        is_set = (state.record_counts > 0) & (state.unit_losses > 0)
+        sizes = jnp.where(is_set, state.unit_losses, sizes)
+    is_looked_at = seen.is_new & (seen.is_due | seen.is_first) & (sizes > 0)
+    return jnp.where(is_looked_at, sizes, state.unit_losses)
+
+
+def units_of(
+    units: Units, unit_losses: PyTree, num_losses: int, names: Names | None
+) -> Float[Array, " K"] | None:
+    """The units, each a positive number whose inverse, and its square, are finite."""
+    if units is None:
+        return None
+    if not are_losses(units):
+        unit_losses = ordered_array(units, "units", num_losses, names)
+    smallest = float(np.finfo(unit_losses.dtype).tiny) ** 0.5
+    return jnp.where(unit_losses > 0, jnp.maximum(unit_losses, smallest), 1.0)

@@ -1,0 +1,122 @@
+"""The protocol of a method: what it sees of the losses, and the pair of functions that it is."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+class Components(NamedTuple):
+    """What a weighting sees of the losses.
+
+    With ``units`` losses and gradients are those over their units.
+
+    Attributes:
+      losses: the losses of this step, or their mean over the last ``every`` steps, shape [K], all
+        finite; of a loss without data those of its last record, 0 if it has none.
+      priorities: the factors that :func:`balance` puts on the weights, shape [K]; a loss of
+        priority 0 is left out: the weights of the others must not depend on it. So are losses
+        without a record, and, where the method looks at gradients, losses without data.
+      is_new: which losses have data in this step or period, shape [K]. :func:`balance` keeps
+        what a state has of the others as it was; a method that makes its weights of the new
+        state has to do so itself.
+      record_counts: the number of records of each loss, this one included, shape [K], int32.
+      step: the number of optimizer steps before this one, int32, for schedules.
+      gramian: a function without arguments that gives the inner products of the K
+        gradients, shape [K, K], zero for losses that are left out. They are computed only for
+        methods that call it, then in each update, also if the call is inside of a ``lax.cond``:
+        for rare use there is the ``every`` of :func:`balance`. If one is not finite,
+        weights and state stay as they were, whatever the method makes of it.
+      squared_norms: the same for their squared norms alone, shape [K].
+    """
+
+    losses: Float[Array, " K"]
+    priorities: Float[Array, " K"]
+    is_new: Bool[Array, " K"]
+    record_counts: Int[Array, " K"]
+    step: Int[Array, ""]
+    gramian: Callable[[], Float[Array, "K K"]]
+    squared_norms: Callable[[], Float[Array, " K"]]
+
+    @property
+    def counted(self) -> Bool[Array, " K"]:
+        """Which losses are not left out."""
+        return self.priorities > 0
+
+
+class Weighting(NamedTuple):
+    """A method of weighting losses: a pair of pure functions.
+
+    Attributes:
+      init: ``init(num_losses) -> state``, a pytree of arrays; it has to be traceable. Leaves
+        whose last axis has K entries are taken to hold one for each loss, which is kept while
+        the loss is absent (unsigned integers, as of random keys, aside).
+      update: ``update(components, state) -> (weights, state)``, with :class:`Components`
+        and weights >= 0 of shape [K] in any scale; :func:`balance` scales them.
+    """
+
+    init: Callable[[int], PyTree]
+    update: Callable[[Components, PyTree], tuple[Float[Array, " K"], PyTree]]
+
+
+def stateless(weigh: Callable[[Components], Float[Array, " K"]]) -> Weighting:
+    """A weighting without memory."""
+    return Weighting(
+        init=lambda num_losses: (), update=lambda components, state: (weigh(components), state)
+    )
+
+
+def equal_weights() -> Weighting:
+    """All weights 1: what is left are the priorities."""
+    return stateless(lambda components: jnp.ones_like(components.losses))
+
+
+def repeated(weighting: Weighting, times: int) -> Weighting:
+    """One that steps its state ``times`` times in each update, as if called in so many steps.
+
+    For methods that learn their weights, whose rate of learning would otherwise fall with
+    ``every``. The weights are those before the last of the steps, as they are for one.
+    """
+    if times == 1:
+        return weighting
+
+    def update(components: Components, state: PyTree) -> tuple[Float[Array, " K"], PyTree]:
+        def step(_: Any, found: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+            weights, stepped = weighting.update(components, found[1])
+            return weights, stepped
+
+        start = jnp.zeros_like(components.losses)
+        return jax.lax.fori_loop(0, times, step, (start, state))
+
+    return Weighting(weighting.init, update)
+
+
+def needed_products(weighting: Weighting, num_losses: int) -> str | None:
+    """Whether the weighting calls ``gramian``, else ``squared_norms``, by tracing it once.
+
+    To compute them when they are asked for and keep them would not do: a weighting may ask
+    inside of its own ``lax.cond``, and they would leak out of it.
+    """
+    asked = set()
+
+    def zeros(name: str, *shape: int) -> Array:
+        asked.add(name)
+        return jnp.zeros(shape, dtype=float)
+
+    def update() -> Any:
+        ones = jnp.ones(num_losses, dtype=float)
+        components = Components(
+            losses=ones,
+            priorities=ones,
+            is_new=jnp.ones(num_losses, dtype=bool),
+            record_counts=jnp.ones(num_losses, dtype=jnp.int32),
+            step=jnp.zeros((), dtype=jnp.int32),
+            gramian=lambda: zeros("gramian", num_losses, num_losses),
+            squared_norms=lambda: zeros("squared_norms", num_losses),
+        )
+        return weighting.update(components, weighting.init(num_losses))
+
+    jax.eval_shape(update)
+    return "gramian" if "gramian" in asked else next(iter(asked), None)
