@@ -17,6 +17,7 @@ from softadapt_optax._checks import (
     check_units,
 )
 from softadapt_optax._components import ComponentGrads
+from softadapt_optax._devices import cond
 from softadapt_optax._look import Look, look_of, looked
 from softadapt_optax._masks import merge
 from softadapt_optax._options import Options
@@ -225,7 +226,7 @@ def _step(
     if options.every == 1:
         found = look()
     else:
-        found = jax.lax.cond(seen.is_due | seen.is_first, look, lambda: look_of(state))
+        found = cond(seen.is_due | seen.is_first, look, lambda: look_of(state))
 
     state = _kept(options, state, seen, unit_losses, units, found)
     units = options.units_in(state.unit_losses)

@@ -110,7 +110,7 @@ def check_losses(num_losses: Any, **by_loss: PyTree) -> tuple[int, Names | None,
         for name, values in by_loss.items()
         if values is not None and not isinstance(values, str)
     }
-    if isinstance(num_losses, Sequence):
+    if isinstance(num_losses, Sequence | np.ndarray):
         return len(num_losses), _checked_names(num_losses), True
     check_integer("num_losses", num_losses, at_least=1)
     names = next((n for n in map(names_of, options.values()) if n is not None), None)

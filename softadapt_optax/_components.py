@@ -73,7 +73,7 @@ class ComponentGrads:
         Args:
           weights: :math:`\alpha`, an array or a sequence of K numbers in the order of
             ``losses``, or a pytree of K scalars in their structure. Each is rounded to the
-            dtype of its loss.
+            dtype of its loss, behind a common scale where float16 cannot hold it.
 
         Returns:
           A pytree like the parameters, with each parameter's shape and dtype; zeros for
@@ -116,8 +116,14 @@ class ComponentGrads:
         each = self._pull_each()
 
         def pull(weights: Float[Array, " K"]) -> PyTree:
+            # Gradients that were added up over devices cannot be weighted by each of them.
+            is_own = jax.tree.map(lambda leaf: axes_of(weights) <= axes_of(leaf), each[0])
             reused = weighted_sum(weights, each)
-            return reused if mask is None else merge(mask, reused, self._pull(weights))
+            if mask is None and all(jax.tree.leaves(is_own)):
+                return reused
+            pulled = self._pull(weights)
+            reused = merge(is_own, reused, pulled)
+            return reused if mask is None else merge(mask, reused, pulled)
 
         return ComponentGrads(self.losses, self.names, pull, lambda: each)
 

@@ -62,7 +62,9 @@ def summed_over_pieces(
     def part(axes: Axes) -> Array:
         kept = [over == axes for over in missing]
         products = products_of([list(itertools.compress(row, kept)) for row in rows])
-        return jax.lax.psum(products, _listed(axes)) if axes else products  # type: ignore[no-untyped-call]
+        if not axes:
+            return products
+        return jax.lax.psum(products, _listed(axes))  # type: ignore[no-untyped-call]
 
     return functools.reduce(operator.add, map(part, dict.fromkeys(missing)))
 

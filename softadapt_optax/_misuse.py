@@ -1,16 +1,16 @@
 """Which mistake has brought lazy gradients to where arrays are wanted."""
 
+import itertools
 import pathlib
 import traceback
 from typing import NoReturn
 
 # What a part of a file's path on the call stack says of it, the first that is found.
 _WRAPPERS = {
-    "optax/transforms/_accumulating.py": "inside `MultiSteps`",
+    "optax/transforms/_accumulation.py:update:": "inside `MultiSteps`",
     "optax/transforms/_conditionality.py": "inside `apply_if_finite` or `conditionally_transform`",
     "optax/transforms/_masking.py": "inside `masked` or `partition`",
-    "optax/transforms/_combining.py:partition": "inside `partition`",
-    "optax/_src/wrappers.py": "inside a wrapper such as `flatten`",
+    "optax/transforms/_layouts.py": "inside `flatten`",
     "optax/contrib/": "inside a wrapper of `optax.contrib`",
 }
 _BORDERS = {
@@ -35,11 +35,14 @@ def refuse_to_flatten(*args: object) -> NoReturn:
 
 def _calls_of_libraries() -> list[str]:
     """Files and functions on the stack, from the innermost to what called into a library."""
-    frames = reversed(traceback.extract_stack()[:-2])
-    calls = [f"{pathlib.PurePath(f.filename).as_posix()}:{f.name}" for f in frames]
-    calls = [call for call in calls if not call.startswith("<")]  # made by decorators
-    is_library = [any(part in call for part in _LIBRARIES) for call in calls]
-    return calls[: is_library.index(False)] if False in is_library else calls
+    frames = reversed(traceback.extract_stack())
+    calls = [f"{pathlib.PurePath(frame.filename).as_posix()}:{frame.name}:" for frame in frames]
+    of_others = itertools.dropwhile(lambda call: not _is_library(call), calls)
+    return list(itertools.takewhile(_is_library, of_others))
+
+
+def _is_library(call: str) -> bool:
+    return any(part in call for part in _LIBRARIES)
 
 
 def _cause(calls: list[str]) -> str:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from softadapt_optax._devices import axes_of, spread
+
 
 class Components(NamedTuple):
     """What a weighting sees of the losses.
@@ -83,12 +85,13 @@ def repeated(weighting: Weighting, times: int) -> Weighting:
         return weighting
 
     def update(components: Components, state: PyTree) -> tuple[Float[Array, " K"], PyTree]:
-        def step(_: Any, found: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
-            weights, stepped = weighting.update(components, found[1])
-            return weights, stepped
+        axes = axes_of((components.losses, components.priorities, state))
 
-        start = jnp.zeros_like(components.losses)
-        return jax.lax.fori_loop(0, times, step, (start, state))
+        def step(_: Any, found: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+            return spread(weighting.update(components, found[1]), axes)
+
+        start = jnp.zeros_like(components.losses), state
+        return jax.lax.fori_loop(0, times, step, spread(start, axes))
 
     return Weighting(weighting.init, update)
 

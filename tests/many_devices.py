@@ -331,18 +331,22 @@ def test_shard_map_adds_up_the_products_of_pieces(method, lean):
 
 @needs_shard_map
 @pytest.mark.parametrize("constant", [False, True])
-@each_method
+@pytest.mark.parametrize("method", [*METHODS, "uncertainty, every"])
 def test_shard_map_of_one_model_per_device(method, constant):
-    """Each trains as it does alone, beside a loss that is the same for all of them too."""
+    """Each trains as it does alone, beside a loss that is the same for all of them too.
+
+    The state is at first the same on all devices.
+    """
     if constant and method.startswith("mgda"):
         pytest.skip("its point of smallest norm is that loss alone, whose gradient is zero")
-    tx = METHODS[method]()
+    tx = (METHODS | {"uncertainty, every": lambda: sa.uncertainty(3, every=3)})[method]()
 
     def member_losses_fn(params, batch):
         losses = losses_fn(params, batch)
         return losses | {"size": jnp.float32(0.25)} if constant else losses
 
-    def trained(params, state, batch):
+    def trained(params, batch):
+        state = tx.init(params)
         for _ in range(4):
             _, grads = sa.value_and_component_grads(member_losses_fn)(params, batch)
             h, state = tx.update(grads, state, params)
@@ -356,8 +360,7 @@ def test_shard_map_of_one_model_per_device(method, constant):
     params, batch = problem()
     scales = jnp.linspace(0.5, 1.5, 8).reshape(8, 1, 1)
     params = jax.tree.map(lambda param: scales * param[None], params)
-    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), tx.init(None))
-    args = params, states, jax.tree.map(one_for_each_device, batch)
+    args = params, jax.tree.map(one_for_each_device, batch)
     wanted = jax.jit(jax.vmap(trained))(*args)
     assert np.ptp(wanted[1], axis=0).max() > 1e-3
     found = mapped(trained_here, in_specs=P("data"), out_specs=P("data"))(*args)
@@ -379,8 +382,6 @@ if hasattr(jax, "shard_map"):
         check_vma=False,
     )
 each_map = pytest.mark.parametrize("mapping", MAPS)
-# JAX 0.9 warns of itself.
-pmaps = pytest.mark.filterwarnings("ignore:.*jax_pmap_shmap_merge:DeprecationWarning")
 
 
 def scalar(losses):
@@ -440,7 +441,6 @@ def relative_losses_fn(params, batch):
     return jax.tree.map(jnp.divide, losses, averages)
 
 
-@pmaps
 @each_map
 @pytest.mark.parametrize("losses_fn", AVERAGED)
 def test_averages_of_which_types_tell_nothing_are_refused(losses_fn, mapping):
@@ -456,7 +456,6 @@ def test_averages_of_which_types_tell_nothing_are_refused(losses_fn, mapping):
         jax.eval_shape(MAPS[mapping](h_of), params, jax.tree.map(one_for_each_device, batch))
 
 
-@pmaps
 @each_map
 @pytest.mark.parametrize("losses_fn", [losses_fn, normalized_losses_fn, relative_losses_fn])
 def test_averages_on_the_way_to_local_losses_are_not_refused(losses_fn, mapping):
@@ -470,11 +469,10 @@ def test_averages_on_the_way_to_local_losses_are_not_refused(losses_fn, mapping)
 
     params, batch = problem()
     batch = jax.tree.map(one_for_each_device, batch)
-    found, wanted = (jax.jit(MAPS[mapping](f))(params, batch) for f in (h_of, wanted_of))
+    found, wanted = (MAPS[mapping](f)(params, batch) for f in (h_of, wanted_of))
     assert_same_on_one_device(found, wanted)
 
 
-@pmaps
 @each_method
 def test_pmap_with_averages_beside_local_losses_trains_as_on_one_device(method):
     """Methods that look at gradients want the average of those; for the others h will do."""

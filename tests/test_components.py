@@ -182,7 +182,7 @@ def test_low_precision_losses_are_recorded_in_float32():
 
 def satisfied_hinge(params):
     """The second loss is 0, and so is its gradient."""
-    return {"fit": jnp.sum(params**2), "other": jnp.sum(jax.nn.relu(params - 1))}
+    return {"fit": jnp.sum(params**2), "other": jnp.sum(jnp.maximum(params - 1, 0))}
 
 
 def tiny_loss(params):
@@ -627,6 +627,25 @@ def test_wrong_use_is_named(losses_fn, args, options, error, message):
     args = (quadratic_params(),) if args is None else args
     with pytest.raises(error, match=message):
         sa.value_and_component_grads(losses_fn, **options)(*args)
+
+
+def test_averages_over_an_axis_that_types_do_not_know_are_refused():
+    """In tests/many_devices.py there are more of them."""
+
+    def h_of(params, x, average):
+        def losses_fn(params):
+            losses = network_losses(params, x)
+            return losses | {"size": average(losses["size"])}
+
+        return sa.value_and_component_grads(losses_fn)(params)[1].combine(WEIGHTS)
+
+    def mapped(average):
+        of_params = functools.partial(h_of, network_params(), average=average)
+        return jax.vmap(of_params, axis_name="i")(X[:, None])
+
+    mapped(jnp.sqrt)
+    with pytest.raises(ValueError, match="got a mean or a sum over 'i' in the loss size"):
+        mapped(lambda loss: jnp.sqrt(jax.lax.pmean(loss, "i")))
 
 
 def test_wrong_arguments_are_named_at_once():

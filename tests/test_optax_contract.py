@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import (
+    NAMES,
     OPTAX_VERSION,
     all_factories,
     quadratic_losses,
@@ -100,7 +101,8 @@ def test_it_converges_where_the_losses_agree(name):
     def losses_fn(params):
         error = params - jnp.asarray([1.0, -2.0])
         quartic = jnp.sum(error**2 + error**4)
-        return (jnp.sum(error**2), 0.1 * quartic, jnp.sum(jnp.cosh(error)) - 2)
+        bowl = jnp.sum(jnp.cosh(error)) - 2
+        return {"near": jnp.sum(error**2), "far": 0.1 * quartic, "small": bowl}
 
     tx = chained(name, optax.adam(0.05))
     carry = (jnp.zeros(2), tx.init(jnp.zeros(2)))
@@ -206,7 +208,7 @@ def test_state_passes_through_cond(name):
     state = tx.init(None)
     for go in (True, False):
         chex.assert_trees_all_equal_shapes_and_dtypes(
-            state, maybe(go, state, jnp.asarray([1.0, 2.0, 3.0]))
+            state, maybe(go, state, {"far": 1.0, "near": 2.0, "small": 3.0})
         )
 
 
@@ -253,13 +255,20 @@ STATIC = ("num_losses", "history", "order", "every")
     [
         {},
         {"beta": 2.0, "loss_weighted": True, "weight_sum": 3.0},
-        {"rate": "relative", "normalized": True, "priorities": [1.0, 2.0, 0.5], "every": 2},
+        {
+            "rate": "relative",
+            "normalized": True,
+            "every": 2,
+            "num_losses": NAMES,
+            "priorities": [1.0, 2.0, 0.5],
+        },
         {"history": 3, "order": None},
     ],
 )
 def test_inject_hyperparams_changes_nothing(options):
-    injected = optax.inject_hyperparams(sa.softadapt, static_args=STATIC)(num_losses=3, **options)
-    plain = optax.chain(sa.softadapt(3, **options), optax.adam(0.05))
+    options = {"num_losses": 3} | options
+    injected = optax.inject_hyperparams(sa.softadapt, static_args=STATIC)(**options)
+    plain = optax.chain(sa.softadapt(**options), optax.adam(0.05))
     tx = optax.chain(injected, optax.adam(0.05))
     params, state, _ = python_loop(tx, 12, stacked=OPTAX_VERSION < (0, 2, 8))
     expected_params, expected_state, _ = python_loop(plain, 12)

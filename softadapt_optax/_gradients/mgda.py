@@ -9,11 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_integer
-from softadapt_optax._solvers.min_norm import (
-    active_set_weights,
-    frank_wolfe_weights,
-    two_gradient_weights,
-)
+from softadapt_optax._solvers.min_norm import frank_wolfe_weights, min_norm_weights
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, stateless
 
@@ -120,10 +116,8 @@ def mgda(
         gramian = gramian / scales[:, None] / scales[None, :]
         if solver == "frank_wolfe":
             alpha = frank_wolfe_weights(gramian, is_counted, max_iterations)
-        elif num_losses == 2:
-            alpha = two_gradient_weights(gramian, is_counted)
         else:
-            alpha = active_set_weights(gramian, is_counted)
+            alpha = min_norm_weights(gramian, is_counted)
         return alpha / scales
 
     return balance(

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from softadapt_optax._devices import axes_of, spread
+
 
 def projection_weights(
     gramian: Float[Array, "K K"], orders: Int[Array, "K K"], counted: Bool[Array, " K"]
@@ -29,6 +31,7 @@ def projection_weights(
         return coefficients + shares[:, None] * jax.nn.one_hot(j, size, dtype=gramian.dtype), None
 
     start = jnp.diag(counted.astype(gramian.dtype))
+    start = spread(start, axes_of((gramian, counted, orders)))
     coefficients, _ = jax.lax.scan(project, start, orders.T)
     return jnp.sum(jnp.where(counted[:, None], coefficients, 0.0), axis=0)
 

@@ -1,0 +1,84 @@
+"""Sums and products in two floats, which carry twice the digits of one.
+
+A number is ``high + low``, where low is of the size of high's rounding, or larger where high has
+cancelled. Compilers may contract a product and a sum into one operation, which rounds once
+(XLA's do, on CPUs and GPUs); the rounding errors below must come out the same with and without.
+So the products that enter them are of halves of floats and exact, and no sum rounds differently.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+
+class DoubleFloat(NamedTuple):
+    """The number ``high + low``.
+
+    Attributes:
+      high: the float nearest to it, but for a few units in the last place, or for cancellation.
+      low: what it differs from the number.
+    """
+
+    high: Float[Array, "..."]
+    low: Float[Array, "..."]
+
+
+def rounded(number: DoubleFloat) -> Float[Array, "..."]:
+    """The float nearest to a number."""
+    return number.high + number.low
+
+
+def normalized(number: DoubleFloat) -> DoubleFloat:
+    """The same number with its nearest float as high."""
+    high = rounded(number)
+    return DoubleFloat(high, number.low - (high - number.high))
+
+
+def select(
+    mask: Bool[Array, "..."],
+    number: DoubleFloat,
+    other: DoubleFloat | tuple[float, float],
+) -> DoubleFloat:
+    """The number where the mask is true, the other elsewhere."""
+    return DoubleFloat(*(jnp.where(mask, *parts) for parts in zip(number, other, strict=True)))
+
+
+def sum_of(a: Float[Array, "..."], b: Float[Array, "..."]) -> DoubleFloat:
+    """The exact sum of two floats (Knuth's two-sum)."""
+    high = a + b
+    share = high - a
+    return DoubleFloat(high, (a - (high - share)) + (b - share))
+
+
+def halves(number: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Two floats of half the digits that add up to one; the product of two such is exact.
+
+    The digits are masked: Veltkamp's splitting, which multiplies, fails where it is contracted.
+    """
+    bits = np.dtype(f"uint{8 * number.dtype.itemsize}")
+    digits = np.finfo(number.dtype).nmant
+    mask = bits.type(np.iinfo(bits).max - (2 ** ((digits + 2) // 2) - 1))
+    masked = jax.lax.bitcast_convert_type(number, bits) & mask
+    upper = jax.lax.bitcast_convert_type(masked, number.dtype)
+    return upper, number - upper
+
+
+def minus_product(number: DoubleFloat, a: DoubleFloat, b: DoubleFloat) -> DoubleFloat:
+    """``number - a * b``, but for the square of a float's relative rounding."""
+    (a_upper, a_lower), (b_upper, b_lower) = halves(a.high), halves(b.high)
+    first, second, third = a_upper * b_upper, a_upper * b_lower, a_lower * b_upper
+    product = (first + second) + third
+    error = (((first - product) + second) + third) + a_lower * b_lower
+    rest = a.high * b.low + a.low * (b.high + b.low)
+    high, low = sum_of(number.high, -product)
+    return DoubleFloat(high, (low + number.low) - (error + rest))
+
+
+def quotient(number: DoubleFloat, divisor: DoubleFloat) -> DoubleFloat:
+    """``number / divisor``, just as accurate; the divisor should be normalized."""
+    high = number.high / divisor.high
+    remainder = minus_product(number, DoubleFloat(high, jnp.zeros_like(high)), divisor)
+    return DoubleFloat(high, rounded(remainder) / divisor.high)

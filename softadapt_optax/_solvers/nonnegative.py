@@ -1,0 +1,156 @@
+r"""The minimum of :math:`y^T A y - 2 b^T y` over :math:`y \ge 0`, for small positive definite A.
+
+Both solvers are given the bordered matrix :math:`(A, b; b^T, v)` in two floats each and pivot on
+its diagonal (Gauss-Jordan). Pivots on the variables S leave, in the last column, the minimiser
+over S in the rows of S, the negative half gradient :math:`b - A y` there in the other rows, and
+:math:`v + y^T A y - 2 b^T y` in the corner. What makes two floats necessary is that A may be
+singular but for the rounding of its entries: then the minimiser over S is found to the accuracy
+that these entries give.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from softadapt_optax._devices import axes_of, spread
+from softadapt_optax._solvers.double_float import (
+    DoubleFloat,
+    minus_product,
+    normalized,
+    quotient,
+    rounded,
+    select,
+)
+
+
+def _is_independent(pivot: Float[Array, "..."]) -> Bool[Array, "..."]:
+    """Whether a variable does not depend on those before it, but for the rounding of A.
+
+    The entries of A are about 1.
+    """
+    return pivot > float(np.finfo(pivot.dtype).eps) / 8
+
+
+def by_enumeration(bordered: DoubleFloat) -> Float[Array, " K"]:
+    """The minimiser, from the minimisers over all 2^K sets of variables at once, without a loop.
+
+    One variable after the other is pivoted on in half of the tables, and in the other half it is
+    left out: its column is not needed any more, so that all takes about :math:`K 2^{K+1}`
+    multiplications. A pivot that fails leaves a table as if the variable were left out.
+    """
+    size = bordered.high.shape[0] - 1
+    tables = jax.tree.map(lambda part: part[None, :, :, None], bordered)
+    for k in range(size):
+        left_out = jax.tree.map(lambda part: part[:, :, 1:], tables)
+        # The first sixteen tables lie side by side, for vector instructions, the others apart,
+        # where joining them is copying whole blocks.
+        axis = 3 if k < 4 else 0
+        tables = jax.tree.map(
+            lambda *parts, axis=axis: jnp.concatenate(parts, axis), left_out, _freed(tables, k)
+        )
+    values = jnp.moveaxis(rounded(tables)[:, :, 0], 1, 0).reshape(size + 1, 2**size)
+    is_free = np.arange(2**size) >> np.arange(size)[:, None] & 1 == 1
+    is_feasible = jnp.all((values[:-1] >= 0) | ~is_free, axis=0)
+    best = jnp.argmin(jnp.where(is_feasible, values[-1], jnp.inf))
+    return jnp.where(jnp.asarray(is_free)[:, best], values[:-1, best], 0.0)
+
+
+def _freed(tables: DoubleFloat, k: int) -> DoubleFloat:
+    """The tables after a pivot on variable k, whose column is the first and drops out."""
+    pivot = normalized(jax.tree.map(lambda part: part[:, k : k + 1, :1], tables))
+    row = normalized(jax.tree.map(lambda part: part[:, k : k + 1, 1:], tables))
+    column = normalized(jax.tree.map(lambda part: part[:, :, :1], tables))
+    others = jax.tree.map(lambda part: part[:, :, 1:], tables)
+    can_enter = _is_independent(pivot.high)
+    row = quotient(select(can_enter, row, (0.0, 0.0)), select(can_enter, pivot, (1.0, 0.0)))
+    is_row = (np.arange(tables.high.shape[1]) == k)[None, :, None, None]
+    return select(jnp.asarray(is_row), row, minus_product(others, column, row))
+
+
+class _Pivoting(NamedTuple):
+    """Where the active-set method stands.
+
+    Attributes:
+      table: the bordered matrix without its last row after pivots on the free variables,
+        shape [K, K + 1].
+      point: the current point, >= 0, shape [K].
+      is_free: whether a variable may differ from zero, shape [K].
+      is_done: whether the point is optimal.
+      step_count: the number of steps so far.
+    """
+
+    table: DoubleFloat
+    point: Float[Array, " K"]
+    is_free: Bool[Array, " K"]
+    is_done: Bool[Array, ""]
+    step_count: Int[Array, ""]
+
+
+def by_pivoting(bordered: DoubleFloat) -> Float[Array, " K"]:
+    """The minimiser by the active set method of Lawson and Hanson, in about K steps."""
+    size, dtype = bordered.high.shape[0] - 1, bordered.high.dtype
+    start = _Pivoting(
+        table=jax.tree.map(lambda part: part[:-1], bordered),
+        point=jnp.zeros(size, dtype),
+        is_free=jnp.zeros(size, dtype=bool),
+        is_done=jnp.zeros((), dtype=bool),
+        step_count=jnp.zeros((), dtype=jnp.int32),
+    )
+    limit = 8 * size  # the most that was seen is 2.5 * size
+    return jax.lax.while_loop(
+        lambda state: ~state.is_done & (state.step_count < limit),
+        _step,
+        spread(start, axes_of(bordered)),
+    ).point
+
+
+def _step(state: _Pivoting) -> _Pivoting:
+    """One step: to the optimum of the free variables, or as far as they stay >= 0."""
+    indices = jnp.arange(state.point.shape[0])
+    solution = rounded(jax.tree.map(lambda part: part[:, -1], state.table))
+    optimum = jnp.where(state.is_free, solution, 0.0)
+    # A free variable whose optimum is not positive binds the step and leaves, the first first.
+    is_short = state.is_free & (optimum <= 0)
+    drop = jnp.where(is_short, state.point - optimum, 1.0)
+    shares = jnp.where(is_short, state.point / jnp.where(drop > 0, drop, 1.0), 1.0)
+    gains = _gains(state, solution)
+    # One minimum finds both: who leaves, or else the bound variable that improves most.
+    ranks = jnp.where(is_short, shares - 3.0, -gains)
+    index = jnp.argmin(ranks)
+    is_leaving, is_done = ranks[index] < -1.0, ranks[index] == 0.0
+    share = jnp.where(is_leaving, shares[index], 1.0)
+    point = state.point + share * (optimum - state.point)
+    stays = state.is_free & ~(is_leaving & (indices == index))
+    return _Pivoting(
+        table=_exchanged(state.table, index),
+        point=jnp.where(stays, jnp.maximum(point, 0.0), 0.0),
+        is_free=state.is_free ^ (indices == index),
+        is_done=is_done,
+        step_count=state.step_count + 1,
+    )
+
+
+def _gains(state: _Pivoting, solution: Float[Array, " K"]) -> Float[Array, " K"]:
+    """By how much freeing a variable would lower the objective, at most 1; 0 if it would not."""
+    diagonal = rounded(jax.tree.map(jnp.diagonal, state.table))
+    # The tolerance lies between the rounding of a float and that of two.
+    is_ascent = solution > float(np.finfo(solution.dtype).eps) ** 1.5
+    can_enter = ~state.is_free & is_ascent & _is_independent(diagonal)
+    gains = solution**2 / jnp.where(can_enter, diagonal, 1.0)
+    return jnp.where(can_enter, jnp.minimum(gains, 1.0), 0.0)
+
+
+def _exchanged(table: DoubleFloat, index: Int[Array, ""]) -> DoubleFloat:
+    """The table with one variable freed, or bound again (a Gauss-Jordan exchange)."""
+    row = normalized(jax.tree.map(lambda part: part[index][None, :], table))
+    column = normalized(jax.tree.map(lambda part: part[:, index][:, None], table))
+    pivot = normalized(jax.tree.map(lambda part: part[index, index], table))
+    is_row = (jnp.arange(table.high.shape[0]) == index)[:, None]
+    is_column = (jnp.arange(table.high.shape[1]) == index)[None, :]
+    pivot = select(pivot.high != 0, pivot, (1.0, 0.0))
+    row = quotient(select(~is_column, row, (1.0, 0.0)), pivot)
+    others = minus_product(select(~is_column, table, (0.0, 0.0)), column, row)
+    return select(is_row, row, others)
