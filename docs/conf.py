@@ -54,7 +54,7 @@ python_maximum_signature_line_length = 88
 # Names of other packages in signatures and docstrings: their own sites would have to be asked.
 nitpick_ignore_regex = [
     ("py:.*", r"(flax|jax|nnx|optax)\..*"),
-    ("py:.*", r"Any|Array(Like)?|Bool|Callable|Float|Int|Literal|PyTree|Sequence|UInt32|K"),
+    ("py:.*", r"Any|Array(Like)?|Bool|Callable|Float|Int|Literal|PyTree|Sequence|UInt32|Units|K"),
 ]
 
 html_theme = "sphinx_book_theme"

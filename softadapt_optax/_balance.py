@@ -78,7 +78,8 @@ def balance(
     Whatever has an entry for each loss may be an array or a sequence, or have the names of the
     losses, a dictionary say; names on both sides have to be the same. By position the order is
     that of the names in ``num_losses``. Without them it is the ``jax.tree.leaves`` order of the
-    losses, and beside losses with names, which are sorted there, a list is refused.
+    losses, where names are sorted: beside losses with names a list is refused, unless its entries
+    are equal, and an array is taken in that order.
 
     Args:
       weighting: the method, a :class:`Weighting`.

@@ -111,7 +111,7 @@ def check_losses(num_losses: Any, **by_loss: PyTree) -> tuple[int, Names | None,
         if values is not None and not isinstance(values, str)
     }
     if isinstance(num_losses, Sequence | np.ndarray):
-        return len(num_losses), _checked_names(num_losses), True
+        return len(num_losses), _checked_names(list(num_losses)), True
     check_integer("num_losses", num_losses, at_least=1)
     names = next((n for n in map(names_of, options.values()) if n is not None), None)
     for name, values in options.items():

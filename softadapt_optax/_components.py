@@ -23,7 +23,15 @@ from softadapt_optax._per_loss import (
     ordered_array,
     permuted,
 )
-from softadapt_optax._products import gramian_of, squared_norms_of, weighted_sum
+from softadapt_optax._products import (
+    Account,
+    Use,
+    account_of,
+    frees_memory,
+    gramian_of,
+    squared_norms_of,
+    weighted_sum,
+)
 
 
 class ComponentGrads:
@@ -60,12 +68,14 @@ class ComponentGrads:
         pull: Callable[[Float[Array, " K"]], PyTree],
         pull_each: Callable[[], list[PyTree]],
         pull_each_anew: Callable[[], list[PyTree]] | None = None,
+        account: Callable[[], Account] | None = None,
     ):
         self.losses = losses
         self.names = names
         self._pull = pull
         self._pull_each = pull_each
         self._pull_each_anew = pull_each if pull_each_anew is None else pull_each_anew
+        self._account = account
 
     def combine(self, weights: PyTree) -> PyTree:
         r"""The combined gradient :math:`h = \sum_k \alpha_k \nabla f_k`.
@@ -96,22 +106,38 @@ class ComponentGrads:
           An array of shape [K, K], float32, or float64 under x64; float64 parameters are
           multiplied and added in float64, all others in float32.
         """
-        return summed_over_pieces(gramian_of, self._rows(mask), self.losses)
+        return self._products(gramian_of, mask)
 
     def squared_norms(self, mask: PyTree[bool] | None = None) -> Float[Array, " K"]:
         r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone."""
-        return summed_over_pieces(squared_norms_of, self._rows(mask), self.losses)
+        return self._products(squared_norms_of, mask)
 
-    def _rows(self, mask: PyTree[bool] | None) -> list[list[Array]]:
-        """The leaves of each of the K gradients under the mask."""
-        return [jax.tree.leaves(select(mask, grads)) for grads in self._pull_each()]
+    def _products(self, products_of: Callable[..., Array], mask: PyTree[bool] | None) -> Array:
+        each = self._pull_each()
+        rows = [jax.tree.leaves(select(mask, grads)) for grads in each]
+        columns = zip(*rows, strict=True)
+        zeros = {
+            id(leaf)
+            for leaves, use in zip(columns, self._uses(each[0], mask), strict=False)
+            for leaf, count in zip(leaves, use.counts, strict=True)
+            if count == 0
+        }
+        return summed_over_pieces(functools.partial(products_of, zeros=zeros), rows, self.losses)
 
-    def formed(self, mask: PyTree[bool] | None = None) -> "ComponentGrads":
+    def _uses(self, grads: PyTree, mask: PyTree[bool] | None) -> list[Use]:
+        """How the losses use the parameters under the mask; none where that is not known."""
+        if self._account is None:
+            return []
+        tree = jax.tree.unflatten(jax.tree.structure(grads), self._account().uses)
+        return jax.tree.leaves(select(mask, tree))
+
+    def formed(self, mask: PyTree[bool] | None = None, lean: bool = False) -> "ComponentGrads":
         """The same with the K gradients formed at once, for whoever needs them more than once.
 
         ``gramian`` and ``squared_norms`` of the result use them, and so does ``combine`` for
         the parameters under ``mask`` (default: all); the others still come from one pullback.
-        Under ``jit`` what nobody uses is not computed.
+        Under ``jit`` what nobody uses is not computed. With ``lean`` all of ``combine`` comes
+        from one pullback where that takes less memory.
         """
         each = self._pull_each()
 
@@ -125,7 +151,14 @@ class ComponentGrads:
             reused = merge(is_own, reused, pulled)
             return reused if mask is None else merge(mask, reused, pulled)
 
-        return ComponentGrads(self.losses, self.names, pull, lambda: each)
+        combine = self._pull if lean and self._frees_memory(each[0], mask) else pull
+        return ComponentGrads(self.losses, self.names, combine, lambda: each, account=self._account)
+
+    def _frees_memory(self, grads: PyTree, mask: PyTree[bool] | None) -> bool:
+        """Whether not to keep the gradients until the weights are known takes less memory."""
+        if self._account is None:
+            return False
+        return frees_memory(self._uses(grads, mask), self._account().residual_nbytes)
 
     def formed_anew(self) -> "ComponentGrads":
         """The same; whoever needs the K gradients has the forward pass computed again.
@@ -134,7 +167,9 @@ class ComponentGrads:
         the forward pass leaves for the backward pass, which would have to be written to memory
         in each step.
         """
-        return ComponentGrads(self.losses, self.names, self._pull, self._pull_each_anew)
+        return ComponentGrads(
+            self.losses, self.names, self._pull, self._pull_each_anew, account=self._account
+        )
 
     def converted(self, convert: Callable[[PyTree], PyTree]) -> "ComponentGrads":
         """The same in another structure: ``convert`` is applied to each gradient that is formed."""
@@ -144,16 +179,24 @@ class ComponentGrads:
             lambda weights: convert(self._pull(weights)),
             lambda: [convert(grads) for grads in self._pull_each()],
             lambda: [convert(grads) for grads in self._pull_each_anew()],
+            self._account,
         )
 
     def with_losses(self, losses: PyTree) -> "ComponentGrads":
         """The same gradients beside other values of the losses, [K] or a pytree of K scalars."""
         losses = self._ordered(losses, "losses")
-        return ComponentGrads(losses, self.names, self._pull, self._pull_each, self._pull_each_anew)
+        return ComponentGrads(
+            losses,
+            self.names,
+            self._pull,
+            self._pull_each,
+            self._pull_each_anew,
+            self._account,
+        )
 
     def reordered(self, order: Sequence[int]) -> "ComponentGrads":
         """The same losses in another order, that of a permutation of ``range(K)``."""
-        back = [order.index(k) for k in range(len(order))]
+        back, account = [order.index(k) for k in range(len(order))], self._account
 
         def pick(pull_each: Callable[[], list[PyTree]]) -> Callable[[], list[PyTree]]:
             return lambda: [each[k] for each in [pull_each()] for k in order]
@@ -164,6 +207,7 @@ class ComponentGrads:
             lambda weights: self._pull(permuted(weights, back)),
             pick(self._pull_each),
             pick(self._pull_each_anew),
+            None if account is None else lambda: account().reordered(order),
         )
 
     def _ordered(self, values: PyTree, name: str) -> Float[Array, " K"]:
@@ -270,6 +314,13 @@ def value_and_component_grads(
 
             return [pull_one(k) for k in range(len(components))]
 
+        @functools.cache
+        def account() -> Account:
+            found = account_of(pushforward, trained)
+            unused = Use(counts=(0,) * len(components))
+            tree = rebuild(found.uses, [unused] * len(untrained))
+            return found._replace(uses=jax.tree.leaves(tree))
+
         def pull_each_anew() -> list[PyTree]:
             return pull_each(jax.linearize(components_fn, trained, has_aux=True)[1])
 
@@ -279,6 +330,7 @@ def value_and_component_grads(
             pull=pull,
             pull_each=functools.partial(pull_each, pushforward),
             pull_each_anew=pull_each_anew,
+            account=account,
         )
         return ((losses, aux) if has_aux else losses), grads
 

@@ -88,13 +88,14 @@ def permuted(array: Array, order: Sequence[int]) -> Array:
 def check_position(
     values: PyTree, name: str, loss_names: Names | None, names: Names | None
 ) -> None:
-    """Raises for entries by position beside losses whose order the user has not given.
+    """Raises for a list beside losses whose order the user has not given.
 
-    Losses in a dictionary are sorted by their names, which is seldom the order of a list.
+    Losses in a dictionary are sorted by their names, which is seldom the order of a list. An array,
+    as in a sweep, is taken to be in the order of the losses.
     """
     if loss_names is None or names is not None or len(loss_names) == 1:
         return
-    if names_of(values) is None and not _are_equal(values):
+    if is_list(values) and not _are_equal(values):
         example = ", ".join(f'"{loss}": ...' for loss in loss_names)
         listed = ", ".join(f'"{loss}"' for loss in loss_names)
         raise ValueError(
@@ -137,6 +138,4 @@ def shapes_at_step(values: PyTree) -> PyTree:
     """Their structure, shapes and dtypes, without evaluating a function."""
     if not any(callable(leaf) for leaf in jax.tree.leaves(values)):
         return values
-    return jax.eval_shape(
-        lambda step: at_step(values, step), jax.ShapeDtypeStruct((), jnp.dtype("int32"))
-    )
+    return jax.eval_shape(lambda step: at_step(values, step), np.zeros((), dtype=np.int32))

@@ -1,6 +1,6 @@
 """The units in which a method sees the losses."""
 
-from typing import Literal
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from softadapt_optax._per_loss import Names, ordered_array
 from softadapt_optax._state import BalanceState, Observation
 
-Units = PyTree | Literal["initial", "current"] | None
+Units: TypeAlias = PyTree[Any] | None  # K numbers, or the words "initial" and "current"
 
 
 def are_losses(units: Units) -> bool:

@@ -42,7 +42,7 @@ def softadapt_weights(
             period[k].append(trajectory[step, k])
         is_due = (step + 1) % every == 0
         if is_due or step == 0:  # the first step looks ahead
-            seen = [r + [np.mean(p)] if p else r for r, p in zip(records, period, strict=True)]
+            seen = [[*r, np.mean(p)] if p else r for r, p in zip(records, period, strict=True)]
             options = (beta, history, order, rate, normalized, loss_weighted, eps)
             alpha = weights_of_records(seen, *options) * factors
             weights = alpha / alpha.sum() * weight_sum

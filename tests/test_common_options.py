@@ -87,7 +87,7 @@ def test_names_are_no_arrays_in_the_state_and_pass_everywhere():
 
 
 @pytest.mark.parametrize("make_tx", [sa.fixed_weights, lambda w: sa.softadapt(3, priorities=w)])
-@pytest.mark.parametrize("values", [[10.0, 1.0, 2.0], np.array([10.0, 1.0, 2.0])])
+@pytest.mark.parametrize("values", [[10.0, 1.0, 2.0], (10.0, 1.0, 2.0)])
 def test_a_plain_list_beside_named_losses_names_the_remedy(make_tx, values):
     tx = make_tx(values)
     losses = pde_losses(jnp.ones(2))
@@ -99,6 +99,9 @@ def test_a_plain_list_beside_named_losses_names_the_remedy(make_tx, values):
     tx.update(jnp.ones((3, 2)), tx.init(None), losses=[1.0, 2.0, 3.0])
     equal = make_tx([1.0] * 3)  # of which the order does not matter
     equal.update(grads, equal.init(None))
+    array = make_tx(jnp.asarray(values))  # in the order of the losses
+    _, state = array.update(grads, array.init(None))
+    assert sa.loss_weights(state, like=losses)["bc"] > sa.loss_weights(state, like=losses)["pde"]
 
 
 def test_losses_without_names_beside_weights_with_names_name_the_remedy():

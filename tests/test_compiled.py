@@ -155,8 +155,25 @@ def step_of(losses_fn, weighting):
     return training_step(optax.chain(weighting, optax.adam(1e-3)), losses_fn)
 
 
-def bytes_of_steps(weightings):
-    losses_fn, params = deep_losses(K)
+def laid_out(layout, layers=12, width=256, batch=128):
+    """The same network with its matrices in one array, or one matrix in the place of all."""
+    _, matrices = deep_losses(K, layers, width)
+    params = matrices[0] if layout == "one matrix" else jnp.stack(matrices)
+
+    def losses_fn(params):
+        y = jnp.ones((batch, width))
+        if layout == "scanned":
+            y, _ = jax.lax.scan(lambda y, layer: (jnp.tanh(y @ layer), None), y, params)
+        else:
+            for index in range(layers):
+                y = jnp.tanh(y @ (params[index] if layout == "indexed" else params))
+        return [jnp.mean((y[:, k] - 1.0) ** 2) for k in range(K)]
+
+    return losses_fn, params
+
+
+def bytes_of_steps(weightings, problem=None):
+    losses_fn, params = deep_losses(K) if problem is None else problem
     found = []
     for weighting in weightings:
         opt_state = optax.chain(weighting, optax.adam(1e-3)).init(params)
@@ -171,6 +188,21 @@ def test_the_lean_form_of_a_deep_network_takes_little_memory(method):
     plain, lean, kept = bytes_of_steps([sa.fixed_weights([1.0] * K), make(K, lean=True), make(K)])
     assert lean <= 2 * plain
     assert lean < 0.4 * kept
+
+
+LAYOUTS = {
+    "scanned": lambda: laid_out("scanned"),
+    "indexed": lambda: laid_out("indexed"),
+    "one matrix": lambda: laid_out("one matrix"),
+    "large batch": lambda: deep_losses(K, batch=1024),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_lean_form_takes_no_more_memory_than_the_other(layout):
+    """Where another backward pass would take more than it frees the gradients are kept."""
+    lean, kept = bytes_of_steps([sa.mgda(K, lean=True), sa.mgda(K)], LAYOUTS[layout]())
+    assert lean <= kept
 
 
 def test_the_program_grows_with_the_losses_and_not_with_their_pairs():

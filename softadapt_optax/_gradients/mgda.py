@@ -54,9 +54,10 @@ def mgda(
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
       normalization: ``"norm"``, ``"loss"``, ``"both"`` or None.
-      solver: ``"active_set"`` reaches the optimum, for K = 2 in closed form, else to 1e-5 of
-        the largest squared norm; ``"frank_wolfe"``, that of Sener and Koltun, stops well before
-        it where gradients are of different norms or nearly parallel. Static.
+      solver: ``"active_set"`` reaches the optimum, as far as the rounding of the inner products
+        lets it be known: for K = 2 in closed form, up to K = 8 from all sets of losses at once,
+        beyond by pivoting; ``"frank_wolfe"``, that of Sener and Koltun, stops well before it
+        where gradients are of different norms or nearly parallel. Static.
       max_iterations: the most steps of ``"frank_wolfe"``. It also stops at a step below 1e-3.
         Static.
       shared: the parameters that all losses share: a pytree of bools (the parameters'
@@ -109,11 +110,16 @@ def mgda(
         gramian, is_counted = components.gramian(), components.counted
         scales = jnp.ones_like(components.losses)
         if normalization in ("norm", "both"):
-            scales = scales * jnp.sqrt(jnp.diagonal(gramian))
+            squared_norms = jnp.diagonal(gramian)
+            scales = jnp.sqrt(jnp.where(squared_norms > 0, squared_norms, 1.0))
         if normalization in ("loss", "both"):
             scales = scales * jnp.abs(components.losses)
         scales = jnp.where(scales > 0, scales, 1.0)
-        gramian = gramian / scales[:, None] / scales[None, :]
+        if normalization is not None:
+            # Only their ratios matter to alpha, and squares of small ones would be out of range.
+            smallest = jnp.min(jnp.where(is_counted, scales, jnp.inf))
+            ratios = jnp.where(is_counted, scales / smallest, 1.0)
+            gramian = gramian / ratios[:, None] / ratios[None, :]
         if solver == "frank_wolfe":
             alpha = frank_wolfe_weights(gramian, is_counted, max_iterations)
         else:

@@ -1,9 +1,10 @@
 """Sums and products in two floats, which carry twice the digits of one.
 
 A number is ``high + low``, where low is of the size of high's rounding, or larger where high has
-cancelled. Compilers may contract a product and a sum into one operation, which rounds once
-(XLA's do, on CPUs and GPUs); the rounding errors below must come out the same with and without.
-So the products that enter them are of halves of floats and exact, and no sum rounds differently.
+cancelled. Compilers may contract a product and a sum into one operation, which rounds once (XLA's
+do, on CPUs and GPUs), and differently in each place where a value is needed. What is done here
+comes out the same with and without: products that enter a sum whose rounding matters are of halves
+of floats, and so exact.
 """
 
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def normalized(number: DoubleFloat) -> DoubleFloat:
 def select(
     mask: Bool[Array, "..."],
     number: DoubleFloat,
-    other: DoubleFloat | tuple[float, float],
+    other: DoubleFloat | tuple[Array | float, float],
 ) -> DoubleFloat:
     """The number where the mask is true, the other elsewhere."""
     return DoubleFloat(*(jnp.where(mask, *parts) for parts in zip(number, other, strict=True)))
@@ -53,16 +54,20 @@ def sum_of(a: Float[Array, "..."], b: Float[Array, "..."]) -> DoubleFloat:
     return DoubleFloat(high, (a - (high - share)) + (b - share))
 
 
+def truncated(number: Float[Array, "..."], count: int) -> Float[Array, "..."]:
+    """The float without its last binary digits."""
+    bits = np.dtype(f"uint{8 * number.dtype.itemsize}")
+    mask = bits.type(np.iinfo(bits).max - (2**count - 1))
+    masked = jax.lax.bitcast_convert_type(number, bits) & mask
+    return jax.lax.bitcast_convert_type(masked, number.dtype)
+
+
 def halves(number: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Two floats of half the digits that add up to one; the product of two such is exact.
 
-    The digits are masked: Veltkamp's splitting, which multiplies, fails where it is contracted.
+    Veltkamp's splitting, which multiplies, would fail where it is contracted.
     """
-    bits = np.dtype(f"uint{8 * number.dtype.itemsize}")
-    digits = np.finfo(number.dtype).nmant
-    mask = bits.type(np.iinfo(bits).max - (2 ** ((digits + 2) // 2) - 1))
-    masked = jax.lax.bitcast_convert_type(number, bits) & mask
-    upper = jax.lax.bitcast_convert_type(masked, number.dtype)
+    upper = truncated(number, (np.finfo(number.dtype).nmant + 2) // 2)
     return upper, number - upper
 
 
@@ -79,6 +84,8 @@ def minus_product(number: DoubleFloat, a: DoubleFloat, b: DoubleFloat) -> Double
 
 def quotient(number: DoubleFloat, divisor: DoubleFloat) -> DoubleFloat:
     """``number / divisor``, just as accurate; the divisor should be normalized."""
-    high = number.high / divisor.high
+    # XLA may turn the quotient into a product with an inverse. Without its last digit it is none
+    # that could be contracted; what is missing is in the remainder.
+    high = truncated(number.high / divisor.high, 1)
     remainder = minus_product(number, DoubleFloat(high, jnp.zeros_like(high)), divisor)
     return DoubleFloat(high, rounded(remainder) / divisor.high)

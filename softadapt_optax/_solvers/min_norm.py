@@ -66,12 +66,12 @@ def least_squares_weights(
 
 
 @jax.custom_jvp
-def _least_squares(C: Float[Array, "K K"], c: Float[Array, " K"]) -> Float[Array, " K"]:
+def _least_squares(cosines: Float[Array, "K K"], c: Float[Array, " K"]) -> Float[Array, " K"]:
     r"""The y >= 0 that minimises :math:`y^T C y + (c^T y - 1)^2`; c holds powers of two."""
-    # Bordered with c and 1, the matrix C + c c^T is C, bordered with zeros, plus (c, 1) (c, 1)^T.
-    border = jnp.pad(c, (0, 1), constant_values=1.0)
-    bordered = sum_of(jnp.pad(C, (0, 1)), border[:, None] * border[None, :])
-    return by_enumeration(bordered) if c.shape[0] <= 8 else by_pivoting(bordered)
+    # The matrix C + c c^T beside c is C beside zeros plus c (c, 1)^T.
+    row = jnp.pad(c, (0, 1), constant_values=1.0)
+    table = sum_of(jnp.pad(cosines, ((0, 0), (0, 1))), c[:, None] * row[None, :])
+    return by_enumeration(table) if c.shape[0] <= 8 else by_pivoting(table)
 
 
 @_least_squares.defjvp
@@ -79,15 +79,15 @@ def _least_squares_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """On the support of y, C y + c (c^T y - 1) stays zero, which says how y changes."""
-    C, c = primals
-    y = _least_squares(C, c)
-    support = (y > 0).astype(c.dtype)
+    y = _least_squares(*primals)
+    support = (y > 0).astype(y.dtype)
 
-    def gradient(C: Float[Array, "K K"], c: Float[Array, " K"]) -> Float[Array, " K"]:
-        return jnp.sum(C * y[None, :], axis=1) + c * (jnp.sum(c * y) - 1.0)
+    def gradient(cosines: Float[Array, "K K"], c: Float[Array, " K"]) -> Float[Array, " K"]:
+        return jnp.sum(cosines * y[None, :], axis=1) + c * (jnp.sum(c * y) - 1.0)
 
     change = jax.jvp(gradient, primals, tangents)[1] * support
-    matrix = (C + c[:, None] * c[None, :]) * support[:, None] * support[None, :]
+    cosines, c = primals
+    matrix = (cosines + c[:, None] * c[None, :]) * support[:, None] * support[None, :]
     inverse = _inverse(matrix + jnp.diag(1.0 - support))
     return y, -jnp.sum(inverse * change[None, :], axis=1) * support
 

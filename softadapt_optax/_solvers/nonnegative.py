@@ -1,11 +1,10 @@
 r"""The minimum of :math:`y^T A y - 2 b^T y` over :math:`y \ge 0`, for small positive definite A.
 
-Both solvers are given the bordered matrix :math:`(A, b; b^T, v)` in two floats each and pivot on
-its diagonal (Gauss-Jordan). Pivots on the variables S leave, in the last column, the minimiser
-over S in the rows of S, the negative half gradient :math:`b - A y` there in the other rows, and
-:math:`v + y^T A y - 2 b^T y` in the corner. What makes two floats necessary is that A may be
-singular but for the rounding of its entries: then the minimiser over S is found to the accuracy
-that these entries give.
+Both solvers are given the table :math:`(A, b)` in two floats each and pivot on the diagonal of A
+(Gauss-Jordan). Pivots on the variables S leave in the last column the minimiser over S, in the rows
+of S, and the descent :math:`b - A y` there in the other rows. What makes two floats necessary is
+that A may be singular but for the rounding of its entries: then the minimiser is still found to
+the accuracy that these entries give.
 """
 
 from typing import NamedTuple
@@ -34,15 +33,15 @@ def _is_independent(pivot: Float[Array, "..."]) -> Bool[Array, "..."]:
     return pivot > float(np.finfo(pivot.dtype).eps) / 8
 
 
-def by_enumeration(bordered: DoubleFloat) -> Float[Array, " K"]:
+def by_enumeration(table: DoubleFloat) -> Float[Array, " K"]:
     """The minimiser, from the minimisers over all 2^K sets of variables at once, without a loop.
 
     One variable after the other is pivoted on in half of the tables, and in the other half it is
-    left out: its column is not needed any more, so that all takes about :math:`K 2^{K+1}`
-    multiplications. A pivot that fails leaves a table as if the variable were left out.
+    left out. The columns of both are not needed any more, so that all sets together take about
+    :math:`K 2^{K+1}` multiplications.
     """
-    size = bordered.high.shape[0] - 1
-    tables = jax.tree.map(lambda part: part[None, :, :, None], bordered)
+    size = table.high.shape[0]
+    tables = jax.tree.map(lambda part: part[None, :, :, None], table)
     for k in range(size):
         left_out = jax.tree.map(lambda part: part[:, :, 1:], tables)
         # The first sixteen tables lie side by side, for vector instructions, the others apart,
@@ -51,11 +50,13 @@ def by_enumeration(bordered: DoubleFloat) -> Float[Array, " K"]:
         tables = jax.tree.map(
             lambda *parts, axis=axis: jnp.concatenate(parts, axis), left_out, _freed(tables, k)
         )
-    values = jnp.moveaxis(rounded(tables)[:, :, 0], 1, 0).reshape(size + 1, 2**size)
+    values = jnp.moveaxis(rounded(tables)[:, :, 0], 1, 0).reshape(size, 2**size)
     is_free = np.arange(2**size) >> np.arange(size)[:, None] & 1 == 1
-    is_feasible = jnp.all((values[:-1] >= 0) | ~is_free, axis=0)
-    best = jnp.argmin(jnp.where(is_feasible, values[-1], jnp.inf))
-    return jnp.where(jnp.asarray(is_free)[:, best], values[:-1, best], 0.0)
+    # Of the sets without a negative variable, the one with the least descent left. (Objectives do
+    # not tell: where they differ in the last digit, the points differ in the root of that.)
+    descents = jnp.where(is_free, jnp.where(values >= 0, -jnp.inf, jnp.inf), values)
+    best = jnp.argmin(jnp.max(descents, axis=0))
+    return jnp.where(jnp.asarray(is_free)[:, best], values[:, best], 0.0)
 
 
 def _freed(tables: DoubleFloat, k: int) -> DoubleFloat:
@@ -65,7 +66,10 @@ def _freed(tables: DoubleFloat, k: int) -> DoubleFloat:
     column = normalized(jax.tree.map(lambda part: part[:, :, :1], tables))
     others = jax.tree.map(lambda part: part[:, :, 1:], tables)
     can_enter = _is_independent(pivot.high)
-    row = quotient(select(can_enter, row, (0.0, 0.0)), select(can_enter, pivot, (1.0, 0.0)))
+    # A variable that cannot enter is made negative for good, which rules the set out.
+    ruled_out = -(np.arange(row.high.shape[2]) == row.high.shape[2] - 1).astype(row.high.dtype)
+    row = select(can_enter, row, (jnp.asarray(ruled_out)[None, None, :, None], 0.0))
+    row = quotient(row, select(can_enter, pivot, (1.0, 0.0)))
     is_row = (np.arange(tables.high.shape[1]) == k)[None, :, None, None]
     return select(jnp.asarray(is_row), row, minus_product(others, column, row))
 
@@ -74,8 +78,7 @@ class _Pivoting(NamedTuple):
     """Where the active-set method stands.
 
     Attributes:
-      table: the bordered matrix without its last row after pivots on the free variables,
-        shape [K, K + 1].
+      table: the table after pivots on the free variables, shape [K, K + 1].
       point: the current point, >= 0, shape [K].
       is_free: whether a variable may differ from zero, shape [K].
       is_done: whether the point is optimal.
@@ -89,11 +92,11 @@ class _Pivoting(NamedTuple):
     step_count: Int[Array, ""]
 
 
-def by_pivoting(bordered: DoubleFloat) -> Float[Array, " K"]:
+def by_pivoting(table: DoubleFloat) -> Float[Array, " K"]:
     """The minimiser by the active set method of Lawson and Hanson, in about K steps."""
-    size, dtype = bordered.high.shape[0] - 1, bordered.high.dtype
+    size, dtype = table.high.shape[0], table.high.dtype
     start = _Pivoting(
-        table=jax.tree.map(lambda part: part[:-1], bordered),
+        table=table,
         point=jnp.zeros(size, dtype),
         is_free=jnp.zeros(size, dtype=bool),
         is_done=jnp.zeros((), dtype=bool),
@@ -103,7 +106,7 @@ def by_pivoting(bordered: DoubleFloat) -> Float[Array, " K"]:
     return jax.lax.while_loop(
         lambda state: ~state.is_done & (state.step_count < limit),
         _step,
-        spread(start, axes_of(bordered)),
+        spread(start, axes_of(table)),
     ).point
 
 

@@ -1,0 +1,82 @@
+"""Derivatives of training steps, for every method, against finite differences in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_properties import METHODS
+
+import softadapt_optax as sa
+
+K, STEPS = 3, 3
+WITH_GRADIENTS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
+
+
+def losses_fn(params):
+    """Each head belongs to one loss, and the bias is left out of the last."""
+    heads = jnp.unstack(params["heads"])
+    fits = [jnp.sum((params["trunk"] * (k + 1) - heads[k]) ** 2) + params["bias"] for k in (0, 1)]
+    return [*fits, jnp.sum(jnp.cosh(params["trunk"])) + heads[2] ** 2]
+
+
+def end_of_training(tx, is_stacked, is_unrolled):
+    """The losses' sum after some steps, as a function of how far the start is moved."""
+    tx = optax.chain(tx, optax.sgd(0.02, momentum=0.5))
+
+    def step(carry, _):
+        params, state = carry
+        losses, grads = sa.value_and_component_grads(losses_fn)(params)
+        updates, losses = (grads.stack(), losses) if is_stacked else (grads, None)
+        updates, state = tx.update(updates, state, params, losses=losses)
+        return (optax.apply_updates(params, updates), state), None
+
+    def end(shift):
+        params = {
+            "trunk": jnp.linspace(0.5, 1.5, 3) + shift * jnp.arange(3.0),
+            "heads": jnp.linspace(-1.0, 1.0, 3) - shift,
+            "bias": 0.3 + shift,
+        }
+        carry = (params, tx.init(params))
+        carry, _ = jax.lax.scan(step, carry, None, STEPS, unroll=STEPS if is_unrolled else 1)
+        return sum(losses_fn(carry[0]))
+
+    return end
+
+
+@pytest.mark.parametrize(
+    ("method", "every", "is_unrolled"),
+    [(name, 1, False) for name in METHODS if "frank" not in name]
+    + [(name, 2, False) for name in WITH_GRADIENTS]
+    + [("softadapt", 1, True), ("mgda", 1, True)],
+)
+@pytest.mark.usefixtures("x64")
+def test_training_steps_can_be_differentiated(method, every, is_unrolled):
+    tx = METHODS[method](K, every=every)
+    ends = [end_of_training(tx, is_stacked, is_unrolled) for is_stacked in (False, True)]
+    both = lambda shift: jnp.stack([end(shift) for end in ends])
+    width = 1e-5
+
+    @jax.jit  # one program for all of it
+    def derivatives(shift):
+        differences = (both(shift + width) - both(shift - width)) / (2 * width)
+        return differences, jax.jacfwd(both)(shift), jax.jacrev(both)(shift)
+
+    wanted, forward, backward = derivatives(jnp.zeros(()))
+    np.testing.assert_allclose(forward, wanted, rtol=1e-5)
+    np.testing.assert_allclose(backward, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", WITH_GRADIENTS)
+def test_derivatives_at_gradients_of_zero_are_finite(method):
+    """A loss without a gradient, and one that is satisfied."""
+    tx = METHODS[method](K)
+
+    def h_of(x):
+        losses = lambda x: [jnp.sum((x - 1) ** 2), jnp.sum(jnp.maximum(x - 5, 0)), jnp.sum(x**2)]
+        _, grads = sa.value_and_component_grads(losses)(x)
+        return jnp.sum(tx.update(grads, tx.init(x), x)[0])
+
+    x = jnp.asarray([0.5, 2.0])
+    for derivative in (jax.grad, jax.jacfwd):
+        assert jnp.all(jnp.isfinite(jax.jit(derivative(h_of))(x)))
