@@ -160,7 +160,8 @@ def _check_number(grads: ComponentGrads, num_losses: int, names: Names | None) -
     if found is not None and len(found) == 1 + num_losses and found[-1] == "1":
         causes = ["`(losses, aux)` returned without `has_aux=True`"]
     elif is_missing_some or (found is not None and grads.losses.size < num_losses):
-        causes = [
+        causes = [] if is_missing_some else causes[:1]
+        causes += [
             "a loss that has no data in this batch was left out; return it all the same, as 0.0, "
             "and say `present={name: False, ...}` in `update`"
         ]

@@ -111,7 +111,7 @@ def value_and_component_grads(
       ...     return {"fit": jnp.mean((model(x) - 1.0) ** 2), "size": jnp.mean(jnp.abs(model(x)))}
       >>> losses, grads = value_and_component_grads(losses_fn)(model, jnp.ones((8, 3)))
       >>> grads.names
-      ["['fit']", "['size']"]
+      ['fit', 'size']
     """
 
     def evaluate(model: Any, *args: Any, **kwargs: Any) -> Any:

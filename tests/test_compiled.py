@@ -43,7 +43,7 @@ def plain_step(params, opt_state):
 OPTIONS = {
     "default": {},
     "all": {"rate": "relative", "normalized": True, "loss_weighted": True, "history": 50},
-    "every": {"every": 10, "priorities": [1.0, 2.0, 3.0]},
+    "every": {"every": 10, "priorities": jnp.asarray([1.0, 2.0, 3.0])},
 }
 
 

@@ -95,7 +95,7 @@ def test_train_state_passes_on_who_is_present():
     losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
     present = {"fit": True, "size": False}
     state = state.apply_gradients(grads=grads, present=present)
-    assert sa.loss_weights(state.opt_state, like=losses) == {"fit": 1.0, "size": 0.0}
+    assert sa.loss_weights(state.opt_state, like=losses) == {"fit": 0.5, "size": 0.0}
 
 
 def test_train_state_is_flaxs_own_without_a_weighting():

@@ -145,7 +145,7 @@ def with_flax(state, folder, template):
 
 
 ORBAX_SEES_SHAPES = "not compatible with the stored shape"
-WE_SEE_SHAPES = "`opt_state` should be a state of this transformation.*such as `num_losses` or"
+WE_SEE_SHAPES = "`opt_state` should be a state of this transformation.*such as the names"
 WAYS = {
     "Orbax, arrays": (with_standard_checkpointer, as_arrays, ORBAX_SEES_SHAPES),
     "Orbax, shapes": (with_standard_checkpointer, as_shapes, ORBAX_SEES_SHAPES),

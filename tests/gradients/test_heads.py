@@ -70,8 +70,13 @@ def test_heads_of_absent_losses_and_priorities():
     losses_fn, params = heads_problem(K)
     _, grads = sa.value_and_component_grads(losses_fn)(params)
     for every in (1, 2):
-        tx = sa.mgda(K, shared=TRUNK, priorities=[1.0, 2.0, 0.5], every=every)
-        h, state = tx.update(grads, tx.init(params), params, present=[True, False, True])
+        tx = sa.mgda(K, shared=TRUNK, priorities=jnp.asarray([1.0, 2.0, 0.5]), every=every)
+        h, state = tx.update(
+            grads,
+            tx.init(params),
+            params,
+            present={"head 0": True, "head 1": False, "head 2": True},
+        )
         assert_close(h["heads"], grads.combine([1.0, 0.0, 0.5])["heads"])
         assert_close(h["trunk"], grads.combine(sa.loss_weights(state))["trunk"])
         assert sa.loss_weights(state)[1] == 0.0
