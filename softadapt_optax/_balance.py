@@ -114,10 +114,12 @@ def balance(
       sum_outside: whether parameters that are not ``shared``, such as the heads of tasks, get
         the plain sum of the gradients (times ``priorities``, over the units) instead of the
         weighted one.
-      lean: whether h comes from one backward pass more. The K gradients, if the weighting asks
-        for their products, need not be kept until the weights are known then: in a deep network
-        that takes a fraction of the memory, for up to (3 + 2K) / (1 + 2K) of the flops. With
-        ``every`` > 1 it always does. Static.
+      lean: whether to take the form with less memory. Then h comes from one backward pass more, for
+        up to (3 + 2K) / (1 + 2K) of the flops, so that the K gradients, if the weighting asks for
+        their products, need not be kept until the weights are known: in a deep network that takes
+        a fraction of the memory. Where that pass would hold more than it frees, counted while the
+        step is traced (stacked layers in a scan, a matrix used several times, activations larger
+        than the K gradients), they are kept. With ``every`` > 1 it always does. Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with :class:`BalanceState`.
@@ -281,8 +283,8 @@ def _prepared(options: Options, grads: ComponentGrads, mask: PyTree[bool] | None
     """The gradients in the form in which they are cheapest."""
     if options.needed and options.every > 1:
         return grads.formed_anew()
-    if options.needed and not options.lean:
-        return grads.formed(mask)
+    if options.needed:
+        return grads.formed(mask, options.lean)
     return grads
 
 

@@ -37,8 +37,13 @@ def _calls_of_libraries() -> list[str]:
     """Files and functions on the stack, from the innermost to what called into a library."""
     frames = reversed(traceback.extract_stack())
     calls = [f"{pathlib.PurePath(frame.filename).as_posix()}:{frame.name}:" for frame in frames]
-    of_others = itertools.dropwhile(lambda call: not _is_library(call), calls)
+    of_others = itertools.dropwhile(_is_own, calls)
     return list(itertools.takewhile(_is_library, of_others))
+
+
+def _is_own(call: str) -> bool:
+    """Whether it is a call in this file, or of a decorator around one."""
+    return call.startswith("<") or any(part in call for part in ("_misuse.py", "/jaxtyping/"))
 
 
 def _is_library(call: str) -> bool:
@@ -69,6 +74,11 @@ def _cause(calls: list[str]) -> str:
                 f"they cross the border of {border}; keep `value_and_component_grads` and "
                 "`update` in the same function, or let `.stack()` cross it, which gives arrays."
             )
+    if not calls:
+        return (
+            "they cross the border of `jit`; keep `value_and_component_grads` and `update` in the "
+            "same function, or let `.stack()` cross it, which gives arrays."
+        )
     return (
         "a function of trees, such as `jax.tree.map`, is called with them; `.stack()` gives the K "
         "gradients as arrays, `.combine(weights)` their weighted sum."

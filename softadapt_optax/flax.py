@@ -195,7 +195,12 @@ class Optimizer(nnx.Optimizer):
 
         def update(grads: Any, state: Any, params: Any, **extra_args: Any) -> Any:
             grads = lazy_grads if is_lazy else grads
-            updates, state = tx.update(grads, state, params, **extra_args)
+            try:
+                updates, state = tx.update(grads, state, params, **extra_args)
+            except (TypeError, ValueError) as error:
+                if is_lazy:
+                    _check_filter(grads, params, error)
+                raise
             _check_shapes(updates, params, NO_WEIGHTING)
             return updates, state
 
@@ -219,6 +224,18 @@ def _check_shapes(updates: PyTree, params: PyTree, remedy: str) -> None:
             f"{remedy}: the updates should have the shapes of the parameters, {expected}, got "
             f"{shapes}."
         )
+
+
+def _check_filter(grads: ComponentGrads, params: PyTree, error: Exception) -> None:
+    """Raises if lazy gradients are those of other variables than the optimizer's."""
+    found = jax.eval_shape(grads.combine, jnp.ones_like(grads.losses))
+    structures = [jax.tree.structure(tree) for tree in (found, params)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            "The gradients should be those of the variables that the optimizer trains, "
+            f"{structures[1]}, got {structures[0]}. Likely cause: another `wrt` in "
+            "`value_and_component_grads` than in `Optimizer`."
+        ) from error
 
 
 def _pure(state: Any) -> Any:

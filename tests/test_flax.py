@@ -288,6 +288,16 @@ def test_optimizer_is_whole_after_an_error():
     assert int(optimizer.step[...]) == 0
 
 
+def test_gradients_of_other_variables_than_the_optimizers_name_the_filter():
+    model = Network()
+    optimizer = Optimizer(model, optax.chain(sa.softadapt(2), optax.adam(0.1)), wrt=nnx.Param)
+    only_kernels = lambda path, variable: isinstance(variable, nnx.Param) and "kernel" in path
+    _, grads = value_and_component_grads(nnx_losses, wrt=only_kernels)(model)
+    with pytest.raises(ValueError, match="another `wrt` in `value_and_component_grads`"):
+        optimizer.update(model, grads)
+    assert int(optimizer.step[...]) == 0
+
+
 def test_the_package_does_not_import_flax():
     code = (
         "import sys, softadapt_optax; assert 'flax' not in sys.modules; "

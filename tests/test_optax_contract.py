@@ -344,3 +344,51 @@ def test_weights_need_no_implicit_promotion(rate):
                 jnp.ones(2, jnp.bfloat16), state, losses=jnp.asarray([1.0, 2.0], jnp.bfloat16)
             )
     assert h.dtype == jnp.bfloat16
+
+
+# Optax's own schedules and Adam promote.
+PROMOTED_BY_OPTAX = ("softadapt, schedule", "uncertainty", "gradnorm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in FACTORIES if name not in PROMOTED_BY_OPTAX),
+        *("uncertainty, sgd", "pcgrad, mean", "mgda, both", "mgda, frank_wolfe"),
+    ],
+)
+def test_no_method_needs_implicit_promotion(name):
+    others = {
+        "uncertainty, sgd": lambda: sa.uncertainty(3, optax.sgd(0.1)),
+        "pcgrad, mean": lambda: sa.pcgrad(3, reduction="mean"),
+        "mgda, both": lambda: sa.mgda(3, "both"),
+        "mgda, frank_wolfe": lambda: sa.mgda(3, solver="frank_wolfe"),
+    }
+    tx = (FACTORIES | others)[name]()
+    params = quadratic_params()
+    losses, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    with jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(lambda s: tx.update(grads.stack(), s, params, losses=losses), tx.init(None))
+
+
+@pytest.mark.parametrize(
+    ("factory", "options", "losses", "wanted"),
+    [
+        (sa.realtime_loss, {}, [0.0, 4.0], [1e8, 0.25]),
+        (sa.initial_loss, {}, [0.0, 4.0], [1e8, 0.25]),
+        (sa.normalized_gradients, {}, [1.0, 1.0], [0.0, 0.5]),
+        (sa.softadapt, {"rate": "relative", "normalized": True}, [0.0, 0.0], [0.5, 0.5]),
+    ],
+)
+def test_an_injected_eps_that_float16_makes_zero_is_the_default(factory, options, losses, wanted):
+    """`inject_hyperparams` gives hyperparameters the dtype of the parameters."""
+    static = [*STATIC, "steps"]
+    static = [name for name in static if name in inspect.signature(factory).parameters]
+    tx = optax.inject_hyperparams(factory, static_args=static)(num_losses=2, **options)
+    params = jnp.ones(4, jnp.float16)
+    state = tx.init(params)
+    stacked = jnp.stack([jnp.zeros(4, jnp.float16), jnp.ones(4, jnp.float16)])
+    for _ in range(6):
+        _, state = tx.update(stacked, state, params, losses=jnp.asarray(losses))
+    assert state.hyperparams["eps"] == 0
+    np.testing.assert_allclose(sa.loss_weights(state), wanted, rtol=1e-6)

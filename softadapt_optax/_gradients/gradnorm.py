@@ -115,8 +115,8 @@ def gradnorm(
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: m, step w once in m steps, with the mean of the losses and the gradients of the last
         of them, and then m times, so that it learns as fast as with m = 1. Static.
-      lean: whether h comes from one backward pass more, which spares keeping the K gradients until
-        the weights are known: less memory, more flops (see :func:`balance`). Static.
+      lean: whether to take the form with less memory and more flops, one backward pass more, where
+        there is one (see :func:`balance`). Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.

@@ -74,8 +74,8 @@ def mgda(
       every: find the weights once in this many steps, with the gradients of that step, and
         hold them in between, where h need not descend in every loss; nor does it in a step that
         joins weights found at different steps, after a loss was absent. Static.
-      lean: whether h comes from one backward pass more, which spares keeping the K gradients until
-        the weights are known: less memory, more flops (see :func:`balance`). Static.
+      lean: whether to take the form with less memory and more flops, one backward pass more, where
+        there is one (see :func:`balance`). Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.

@@ -75,8 +75,8 @@ def normalized_gradients(
         the weights in between. Static.
       eps: > 0; gradients of a norm below it get weights that go to zero with their norm. A
         gradient that vanishes gets weight 0.
-      lean: whether h comes from one backward pass more, which spares keeping the K gradients until
-        the weights are known: less memory, more flops (see :func:`balance`). Static.
+      lean: whether to take the form with less memory and more flops, one backward pass more, where
+        there is one (see :func:`balance`). Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.

@@ -73,8 +73,8 @@ def pcgrad(
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: find the weights once in this many steps, with the gradients of that step, and
         hold them in between. Static.
-      lean: whether h comes from one backward pass more, which spares keeping the K gradients until
-        the weights are known: less memory, more flops (see :func:`balance`). Static.
+      lean: whether to take the form with less memory and more flops, one backward pass more, where
+        there is one (see :func:`balance`). Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.

@@ -1,11 +1,12 @@
 """Weights from gradient norms: `gradnorm` and `normalized_gradients`."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import oracle
 import pytest
-from helpers import unchecked, weights_of_steps
+from helpers import training_step, unchecked, weights_of_steps
 
 import softadapt_optax as sa
 
@@ -110,3 +111,18 @@ def test_wrong_options_are_named(factory, options, error, message):
 
     with pytest.raises(error, match=message):
         use()
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_loss_whose_gradient_is_zero_does_not_starve_the_others(every):
+    """A hinge that is satisfied cannot be levelled: training goes on as by the plain sum."""
+    losses_fn = lambda x: {"fit": jnp.sum((x - 1) ** 2), "hinge": jnp.sum(jnp.maximum(x - 5, 0))}
+    ends = []
+    for weighting in (sa.gradnorm(2, every=every), sa.fixed_weights([1.0, 1.0])):
+        tx = optax.chain(weighting, optax.sgd(1e-3))
+        step = training_step(tx, losses_fn)
+        carry = (jnp.zeros(3), tx.init(jnp.zeros(3)))
+        carry = jax.lax.fori_loop(0, 500, lambda _, c, step=step: step(*c)[:2], carry)
+        np.testing.assert_allclose(sa.loss_weights(carry[1]), 1.0, rtol=1e-5)
+        ends.append(carry[0])
+    np.testing.assert_allclose(*ends, rtol=1e-5)

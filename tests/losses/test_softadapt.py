@@ -375,3 +375,11 @@ def test_vmap_over_beta_is_a_loop_over_beta():
 def test_wrong_options_are_named(options, error, message):
     with pytest.raises(error, match=message):
         unchecked(sa.softadapt)(**({"num_losses": 2} | options))
+
+
+@pytest.mark.parametrize("options", [{"history": 25}, {"history": 200}, {"history": 1000}])
+def test_a_slope_that_is_rounding_alone_is_refused(options):
+    with pytest.raises(ValueError, match="multiplies noise, that of rounding in float32 too, by"):
+        sa.softadapt(2, order=None, **options)
+    sa.softadapt(2, order=3, **options)
+    sa.softadapt(2, order=None, history=20)
