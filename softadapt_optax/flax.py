@@ -229,7 +229,7 @@ def _check_shapes(updates: PyTree, params: PyTree, remedy: str) -> None:
 def _check_filter(grads: ComponentGrads, params: PyTree, error: Exception) -> None:
     """Raises if lazy gradients are those of other variables than the optimizer's."""
     found = jax.eval_shape(grads.combine, jnp.ones_like(grads.losses))
-    structures = [jax.tree.structure(tree) for tree in (found, params)]
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (found, params)]
     if structures[0] != structures[1]:
         raise ValueError(
             "The gradients should be those of the variables that the optimizer trains, "

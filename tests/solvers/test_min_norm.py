@@ -359,32 +359,3 @@ def test_no_type_is_promoted(num_losses):
         results = [jax.eval_shape(solver, *arguments) for solver in solvers]
         results.append(jax.eval_shape(jax.jacrev(min_norm_weights), *arguments))
     assert {result.dtype for result in results} == {arguments[0].dtype}
-
-
-# Frank-Wolfe.
-
-
-def test_frank_wolfe_stops_before_the_optimum_and_never_far_off():
-    gradients = gradient_cases(4)["random"]
-    gramian = jnp.asarray(gradients @ gradients.T, jnp.float32)
-    everyone = jnp.ones(4, dtype=bool)
-    best = oracle.min_norm_point(gradients)
-    gaps = []
-    for iterations in (1, 10, 1000):
-        weigh = jax.jit(functools.partial(frank_wolfe_weights, max_iterations=iterations))
-        point = np.asarray(weigh(gramian, everyone)) @ gradients
-        gaps.append(point @ point - best @ best)
-    assert gaps[0] > gaps[1] > gaps[2] > 0
-    assert gaps[2] < 0.05 * np.trace(gradients @ gradients.T)
-
-
-def test_frank_wolfe_leaves_out_what_does_not_count():
-    gradients = gradient_cases(4)["random"]
-    gramian = jnp.asarray(gradients @ gradients.T, jnp.float32)
-    weigh = jax.jit(functools.partial(frank_wolfe_weights, max_iterations=9))
-    weights = weigh(gramian, jnp.arange(4) != 1)
-    kept = jnp.array([0, 2, 3])
-    assert weights[1] == 0.0
-    few = weigh(gramian[kept][:, kept], jnp.ones(3, dtype=bool))
-    np.testing.assert_allclose(weights[kept], few, rtol=1e-5)
-    np.testing.assert_array_equal(weigh(gramian, jnp.zeros(4, dtype=bool)), 0.0)
