@@ -48,7 +48,7 @@ def end_of_training(tx, is_stacked, is_unrolled):
     ("method", "every", "is_unrolled"),
     [(name, 1, False) for name in METHODS if "frank" not in name]
     + [(name, 2, False) for name in WITH_GRADIENTS]
-    + [("softadapt", 1, True), ("mgda", 1, True)],
+    + [pytest.param(name, 1, True, marks=pytest.mark.slow) for name in ("softadapt", "mgda")],
 )
 @pytest.mark.usefixtures("x64")
 def test_training_steps_can_be_differentiated(method, every, is_unrolled):

@@ -270,12 +270,17 @@ def seconds_to_compile(losses_fn, params, weighting, stacked):
     ("problem", "method", "num_losses", "stacked"),
     [
         ("frozen", sa.mgda, 4, False),
-        ("frozen", functools.partial(sa.mgda, lean=True), 4, False),
-        ("frozen", functools.partial(sa.gradnorm, every=3), 4, False),
-        ("frozen", sa.pcgrad, 8, False),
-        ("table", sa.mgda, 3, False),
         ("heads", sa.pcgrad, 6, False),
-        ("frozen", sa.mgda, 4, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("frozen", functools.partial(sa.mgda, lean=True), 4, False),
+                ("frozen", functools.partial(sa.gradnorm, every=3), 4, False),
+                ("frozen", sa.pcgrad, 8, False),
+                ("table", sa.mgda, 3, False),
+                ("frozen", sa.mgda, 4, True),
+            ]
+        ),
     ],
 )
 def test_sums_of_zeros_are_not_computed_by_the_compiler(
