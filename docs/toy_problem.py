@@ -118,7 +118,7 @@ class Method(NamedTuple):
 
 def fixed(ratio: float) -> optax.GradientTransformationExtraArgs:
     """Weights 1 : ratio that sum to 2."""
-    return sa.fixed_weights([2 / (1 + ratio), 2 * ratio / (1 + ratio)])
+    return sa.fixed_weights({"first": 2 / (1 + ratio), "second": 2 * ratio / (1 + ratio)})
 
 
 def families() -> dict[str, list[Method]]:

@@ -43,6 +43,7 @@ class Options(NamedTuple):
         """Raises if the losses have names and an option goes by position."""
         loss_names = None if grads.names is None else tuple(grads.names)
         names = self.names if self.is_ordered else None
-        for name, values in (("priorities", self.priorities), ("units", self.units)):
+        given = {"weights` or `priorities": self.priorities, "units": self.units}
+        for name, values in given.items():
             if values is not None and not isinstance(values, str):
                 check_position(at_step(values, 0), name, loss_names, names)
