@@ -10,6 +10,7 @@ from helpers import training_step, unchecked, weights_along, weights_of_steps
 from test_properties import METHODS, STEPS, each_method, history_of, make, presence_of
 
 import softadapt_optax as sa
+from softadapt_optax._checks import check_losses
 
 PDE = ["pde", "bc", "ic"]  # not in the order of a dictionary, which is bc, ic, pde
 TRAJECTORY = np.exp(np.random.default_rng(0).normal(size=(12, 3)))
@@ -144,7 +145,7 @@ def test_losses_that_are_not_those_of_the_transformation(num_losses, losses, mes
 )
 def test_wrong_names(num_losses, error, message):
     with pytest.raises(error, match=message):
-        unchecked(sa.softadapt)(num_losses)
+        unchecked(check_losses)(num_losses)
     with pytest.raises(ValueError, match="names of the losses, a, b, got a, c"):
         sa.softadapt(["a", "b"], priorities={"a": 1.0, "c": 2.0}).init(None)
 
