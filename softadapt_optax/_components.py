@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from softadapt_optax._account import Account, Use, account_of, frees_memory
 from softadapt_optax._arguments import as_scalars, check_pair, positions_of, split_trained
 from softadapt_optax._cotangents import as_cotangents, scaled_back
 from softadapt_optax._devices import axes_of, refuse_averages, spread, summed_over_pieces
@@ -21,15 +22,7 @@ from softadapt_optax._per_loss import (
     ordered_array,
     permuted,
 )
-from softadapt_optax._products import (
-    Account,
-    Use,
-    account_of,
-    frees_memory,
-    gramian_of,
-    squared_norms_of,
-    weighted_sum,
-)
+from softadapt_optax._products import gramian_of, squared_norms_of, weighted_sum
 
 
 class ComponentGrads:
