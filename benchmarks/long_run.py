@@ -57,7 +57,7 @@ def make_training(method: str) -> Training:
 
     def step(carry: Any) -> Any:
         params, opt_state, worst, is_finite = carry
-        key = jax.random.fold_in(jax.random.key(1), opt_state[0].step_count)
+        key = jax.random.fold_in(jax.random.key(1), opt_state[1][0].count)
         noise = 0.1 * jax.random.normal(key, (K, 10))
 
         def losses_fn(params: jax.Array) -> jax.Array:
@@ -89,7 +89,7 @@ def in_one_scan(training: Training, steps: int) -> dict[str, Any]:
     )
     _, opt_state, worst, is_finite = jax.block_until_ready(scan(training.start))
     return {
-        "steps": int(opt_state[0].step_count),
+        "steps": int(opt_state[1][0].count),
         "weight_sum_deviation": float(worst),
         "state_is_finite": bool(is_finite),
     }

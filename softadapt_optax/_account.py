@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
+# What K gradients and the activations that they are made of may take to be formed together.
+_MOST_TOGETHER = 2**26
+
 
 @dataclasses.dataclass(frozen=True)
 class Use:
@@ -36,10 +39,23 @@ class Account(NamedTuple):
     Attributes:
       uses: of each leaf.
       residual_nbytes: what the backward passes take from the forward pass, parameters aside.
+      is_common: whether what costs time, products of matrices, convolutions and loops, is all on
+        the way to all losses.
+      is_vectorized: whether they are formed together, by one backward pass under ``jax.vmap``;
+        None for on GPU and TPU alone.
     """
 
     uses: list[Use]
     residual_nbytes: int
+    is_common: bool
+    is_vectorized: bool | None = False
+
+    @property
+    def gains_by_vmap(self) -> bool:
+        """Whether K backward passes in one do nothing in vain, and each is small."""
+        num_losses = len(self.uses[0].counts)
+        nbytes = num_losses * (self.residual_nbytes + sum(use.nbytes for use in self.uses))
+        return self.is_common and nbytes <= _MOST_TOGETHER
 
     def reordered(self, order: Sequence[int]) -> "Account":
         """That of the same losses in another order."""
@@ -53,6 +69,9 @@ def account_of(pushforward: Callable[[list[Array]], list[Array]], leaves: list[A
     closed = jax.make_jaxpr(pushforward)(leaves)
     jaxpr, own = closed.jaxpr, set(map(id, leaves))
     bits = [1 << k for k in range(len(jaxpr.outvars))]
+    all_uses: list[tuple[int, Any]] = []
+    found = _uses(jaxpr, bits, all_uses)
+    dear = [bits for bits, equation in all_uses if equation.primitive.name in _DEAR]
     uses = [
         Use(
             counts=tuple(sum(results & bit > 0 for results, _ in of_leaf) for bit in bits),
@@ -60,21 +79,27 @@ def account_of(pushforward: Callable[[list[Array]], list[Array]], leaves: list[A
             nbytes=leaf.nbytes,
             term_nbytes=max((_term_nbytes(leaf, equation) for _, equation in of_leaf), default=0),
         )
-        for leaf, of_leaf in zip(leaves, _uses(jaxpr, bits), strict=True)
+        for leaf, of_leaf in zip(leaves, found, strict=True)
     ]
     consts = zip(jaxpr.constvars, closed.consts, strict=True)
     residuals = sum(_nbytes(variable) for variable, const in consts if id(const) not in own)
     recomputed = _recomputed_nbytes(jaxpr, [True] * len(leaves))
-    return Account(uses, residuals + len(bits) * recomputed)
+    return Account(uses, residuals + len(bits) * recomputed, set(dear) <= {0, sum(bits)})
 
 
 # What their results depend on is asked of the program within.
 _CHECKPOINTS = frozenset({"checkpoint", "remat2"})
 _CALLS = _CHECKPOINTS | {"jit", "pjit", "closed_call", "core_call", "shard_map"}
+_DEAR = frozenset({"dot_general", "conv_general_dilated", "scan", "while", "cond"})
 
 
-def _uses(jaxpr: Any, results: Sequence[int]) -> list[list[tuple[int, Any]]]:
-    """Each use of each argument: the results that depend on it, as bits, and the equation."""
+def _uses(
+    jaxpr: Any, results: Sequence[int], all_uses: list[tuple[int, Any]]
+) -> list[list[tuple[int, Any]]]:
+    """Each use of each argument: the results that depend on it, as bits, and the equation.
+
+    Those of all other variables are added to ``all_uses``.
+    """
     uses: dict[int, list[tuple[int, Any]]] = collections.defaultdict(list)
     for variable, bits in zip(jaxpr.outvars, results, strict=True):
         uses[id(variable)].append((bits, None))
@@ -84,9 +109,11 @@ def _uses(jaxpr: Any, results: Sequence[int]) -> list[list[tuple[int, Any]]]:
             for variable in equation.outvars
         ]
         if equation.primitive.name in _CALLS:
-            found = _uses(_inner(equation), ends)
+            found = _uses(_inner(equation), ends, all_uses)
         else:
-            found = [[(functools.reduce(operator.or_, ends, 0), equation)]] * len(equation.invars)
+            use = (functools.reduce(operator.or_, ends, 0), equation)
+            found = [[use]] * len(equation.invars)
+            all_uses.append(use)
         for variable, of_operand in zip(equation.invars, found, strict=True):
             uses[id(variable)] += [use for use in of_operand if use[0]]
     return [uses[id(variable)] for variable in jaxpr.invars]

@@ -21,6 +21,7 @@ from softadapt_optax._devices import cond
 from softadapt_optax._look import Look, look_of, looked
 from softadapt_optax._masks import merge
 from softadapt_optax._options import Options
+from softadapt_optax._reductions import all_over
 from softadapt_optax._scaling import sum_to_one
 from softadapt_optax._state import (
     BalanceState,
@@ -32,7 +33,7 @@ from softadapt_optax._state import (
 )
 from softadapt_optax._units import Units, are_losses, new_unit_losses
 from softadapt_optax._updates import check_like, presence, refuse_lazy_arguments, shared_mask, taken
-from softadapt_optax._weighting import Weighting, needed_products
+from softadapt_optax._weighting import Needs, Weighting, needs_of
 
 
 def balance(
@@ -161,11 +162,11 @@ def balance(
     if priorities is not None:
         check_factors("priorities", priorities, size)
     check_units(units, size)
-    asked: list[str | None] = []  # what the weighting asks for, once it was traced
+    asked: list[Needs] = []  # what the weighting asks for, once it was traced
 
     def options() -> Options:
         if not asked:
-            asked.append(needed_products(weighting, size))
+            asked.append(needs_of(weighting, size))
         return Options(
             weighting=weighting,
             num_losses=size,
@@ -179,7 +180,7 @@ def balance(
             shared=shared,
             sum_outside=sum_outside,
             lean=lean,
-            needed=asked[0],
+            needs=asked[0],
         )
 
     def init_fn(params: PyTree) -> BalanceState:
@@ -216,9 +217,14 @@ def _step(
     mask = shared_mask(options.shared, params)
     grads = _prepared(options, grads, mask)
 
-    factors = options.factors(state.step_count)
+    factors = options.factors(state.step_count if options.counts_steps else 0)
     seen = observed(
-        state, grads.losses, is_present, factors, options.every, options.needed is not None
+        state,
+        grads.losses,
+        is_present,
+        factors,
+        options.every,
+        needs_gradients=options.needs.products is not None,
     )
     unit_losses = new_unit_losses(options.units, state, seen)
     units = options.units_in(unit_losses)
@@ -228,12 +234,12 @@ def _step(
 
     if options.every == 1:
         found = look()
+    elif options.needs.is_cheap:
+        found = where(seen.is_due | seen.is_first, look(), look_of(state))
     else:
         found = cond(seen.is_due | seen.is_first, look, lambda: look_of(state))
 
-    state = _kept(options, state, seen, unit_losses, units, found)
-    units = options.units_in(state.unit_losses)
-    weights = _scaled(options, state.held_weights, factors, units)
+    state, weights = _kept(options, state, seen, unit_losses, units, found)
     weights = jnp.where(is_present, weights, 0.0)
     outside = jnp.where(is_present, factors if units is None else factors / units, 0.0)
     h = _combined(options, grads, mask, weights, outside)
@@ -248,7 +254,7 @@ _OTHER_STATE = (
 
 
 def _first_state(options: Options) -> BalanceState:
-    num_losses, needed, every = options.num_losses, options.needed, options.every
+    num_losses, products = options.num_losses, options.needs.products
 
     def zeros(*shape: int, dtype: Any = float) -> Array:
         return jnp.zeros(shape, dtype=dtype)
@@ -258,15 +264,13 @@ def _first_state(options: Options) -> BalanceState:
     factors, units = options.factors(0), options.units_in(unit_losses)
     return BalanceState(
         loss_weights=_scaled(options, held, factors, units),
-        held_weights=held,
-        recorded_losses=zeros(num_losses),
-        record_counts=zeros(num_losses, dtype=jnp.int32),
-        step_count=zeros(dtype=jnp.int32),
-        period_losses=zeros(num_losses) if every > 1 else (),
-        period_counts=zeros(num_losses, dtype=jnp.int32) if every > 1 else (),
+        loss_records=zeros(2, num_losses),
+        step_count=zeros(dtype=jnp.int32) if options.counts_steps else (),
+        period_records=zeros(2, num_losses) if options.every > 1 else (),
+        held_weights=held if options.holds_weights else (),
         unit_losses=unit_losses,
-        gradient_norms=zeros(num_losses) if needed else (),
-        gradient_cosines=zeros(num_losses, num_losses) if needed == "gramian" else (),
+        gradient_norms=zeros(num_losses) if products == "squared_norms" else (),
+        gradient_cosines=zeros(num_losses, num_losses) if products == "gramian" else (),
         loss_names=tuple({name: ()} for name in options.names or ()),
         weighting_state=jax.tree.map(_own_typed_array, options.weighting.init(num_losses)),
     )
@@ -281,9 +285,9 @@ def _own_typed_array(leaf: ArrayLike) -> Array:
 
 def _prepared(options: Options, grads: ComponentGrads, mask: PyTree[bool] | None) -> ComponentGrads:
     """The gradients in the form in which they are cheapest."""
-    if options.needed and options.every > 1:
+    if options.needs.products and options.every > 1:
         return grads.formed_anew()
-    if options.needed:
+    if options.needs.products:
         return grads.formed(mask, options.lean)
     return grads
 
@@ -295,15 +299,23 @@ def _kept(
     unit_losses: PyTree,
     units: Float[Array, " K"] | None,
     look: Look,
-) -> BalanceState:
-    """The state after the step, or the old one if something is not finite."""
+) -> tuple[BalanceState, Float[Array, " K"]]:
+    """The state and weights after the step, or the old ones if something is not finite."""
     new = recorded(old, seen, options.every)._replace(unit_losses=unit_losses, **look._asdict())
-    held = look.held_weights
-    if options.weight_sum is None:  # scaled to a sum they are finite if they were before
-        held = _scaled(options, held, seen.factors, units)
-    is_good = seen.is_finite & jnp.all(jnp.isfinite(held))
-    is_good &= stays_finite(look, look_of(old))
-    return where(is_good, new, old)
+    weights = _scaled(options, look.held_weights, seen.factors, units)
+    if not options.holds_weights:
+        new = new._replace(held_weights=())
+    # Scaled to a sum they are finite if they were before.
+    checked = weights if options.weight_sum is None else look.held_weights
+    is_good = seen.is_finite & all_over(jnp.isfinite(checked))
+    is_good &= stays_finite(new.weighting_state, old.weighting_state, options.needs.starts_finite)
+    for products in jax.tree.leaves((new.gradient_norms, new.gradient_cosines)):
+        is_good &= all_over(all_over(jnp.atleast_2d(jnp.isfinite(products))))
+    state = where(is_good, new._replace(loss_weights=weights), old)
+    if not options.holds_weights:
+        return state, state.loss_weights
+    held_units = options.units_in(state.unit_losses)
+    return state, _scaled(options, state.held_weights, seen.factors, held_units)
 
 
 def _scaled(

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, PyTree
 from softadapt_optax._account import Account, Use, account_of, frees_memory
 from softadapt_optax._arguments import as_scalars, check_pair, positions_of, split_trained
 from softadapt_optax._cotangents import as_cotangents, scaled_back
-from softadapt_optax._devices import axes_of, refuse_averages, spread, summed_over_pieces
+from softadapt_optax._devices import (
+    axes_of,
+    one_of,
+    refuse_averages,
+    spread,
+    summed_over_pieces,
+)
 from softadapt_optax._masks import merge, select
 from softadapt_optax._misuse import refuse_to_flatten
 from softadapt_optax._per_loss import (
@@ -113,7 +119,13 @@ class ComponentGrads:
             for leaf, count in zip(leaves, use.counts, strict=True)
             if count == 0
         }
-        return summed_over_pieces(functools.partial(products_of, zeros=zeros), rows, self.losses)
+
+        def products(are_stacked: bool) -> Array:
+            of_rows = functools.partial(products_of, zeros=zeros, are_stacked=are_stacked)
+            return summed_over_pieces(of_rows, rows, self.losses)
+
+        is_vectorized = False if self._account is None else self._account().is_vectorized
+        return one_of(is_vectorized, lambda: products(True), lambda: products(False), rows[0])
 
     def _uses(self, grads: PyTree, mask: PyTree[bool] | None) -> list[Use]:
         """How the losses use the parameters under the mask; none where that is not known."""
@@ -218,6 +230,7 @@ def value_and_component_grads(
     losses_fn: Callable[..., PyTree],
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
+    vectorized: bool | None = None,
 ) -> Callable[..., tuple[PyTree, ComponentGrads]]:
     r"""Evaluates several losses and, lazily, their gradients; mirrors ``jax.value_and_grad``.
 
@@ -232,6 +245,10 @@ def value_and_component_grads(
       argnums: the position, or positions, of the arguments to differentiate. Integer and
         boolean leaves in them get zero gradients, ``None`` stays ``None``.
       has_aux: whether ``losses_fn`` returns a pair ``(losses, aux)``.
+      vectorized: whether the K gradients, where a method asks for them, come from one backward
+        pass under ``jax.vmap`` instead of K passes. Default: on GPU and TPU, where small kernels
+        are bound by their number, if all that costs time is on the way to all losses (no heads, no
+        batches of their own) and the K gradients with their activations take at most 64 MiB.
 
     Returns:
       A function with the arguments of ``losses_fn`` that returns ``(losses, grads)``, or
@@ -295,7 +312,7 @@ def value_and_component_grads(
             )
             return scaled_back(grads, scale)
 
-        def pull_each(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
+        def pull_apart(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
             def pull_one(k: int) -> PyTree:
                 # Transposing one output alone makes the other cotangents symbolic zeros.
                 return transpose(
@@ -305,12 +322,30 @@ def value_and_component_grads(
 
             return [pull_one(k) for k in range(len(components))]
 
+        def pull_together(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
+            ones = jnp.eye(len(components))
+            cotangents = [ones[:, k].astype(c.dtype) for k, c in enumerate(components)]
+            stacked = jax.vmap(functools.partial(transpose, pushforward))(cotangents)
+            return [jax.tree.map(operator.itemgetter(k), stacked) for k in range(len(components))]
+
+        def pull_each(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
+            return one_of(
+                account().is_vectorized,
+                functools.partial(pull_together, pushforward),
+                functools.partial(pull_apart, pushforward),
+                components,
+            )
+
         @functools.cache
         def account() -> Account:
             found = account_of(pushforward, trained)
             unused = Use(counts=(0,) * len(components))
             tree = rebuild(found.uses, [unused] * len(untrained))
-            return found._replace(uses=jax.tree.leaves(tree))
+            default = None if found.gains_by_vmap and not axes else False
+            return found._replace(
+                uses=jax.tree.leaves(tree),
+                is_vectorized=default if vectorized is None else vectorized,
+            )
 
         def pull_each_anew() -> list[PyTree]:
             return pull_each(jax.linearize(components_fn, trained, has_aux=True)[1])

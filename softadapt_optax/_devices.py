@@ -85,6 +85,24 @@ def cond(
     return jax.lax.cond(condition, lambda: spread_result(true_fn), lambda: spread_result(false_fn))
 
 
+def one_of(
+    is_true: bool | None,
+    true_fn: Callable[[], PyTree],
+    false_fn: Callable[[], PyTree],
+    arrays: Sequence[Array],
+) -> PyTree:
+    """The result of one of two functions; if it is None, of the first on GPU and TPU alone.
+
+    The arrays say where that is. While they are traced it is decided when the program is lowered.
+    """
+    if is_true is not None:
+        return true_fn() if is_true else false_fn()
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return jax.lax.platform_dependent(cuda=true_fn, rocm=true_fn, tpu=true_fn, default=false_fn)
+    platforms = {device.platform for array in arrays for device in array.devices()}
+    return true_fn() if platforms & {"gpu", "tpu"} else false_fn()
+
+
 def _axes_of_result(function: Callable[[], PyTree]) -> list[Axes]:
     """The axes over which each array of the result differs, by tracing the function once."""
     axes: list[Axes] = []
@@ -145,7 +163,7 @@ def _averaged(jaxpr: Any, axes: Axes, num_losses: int, inputs: Sequence[Axes]) -
     for equation in jaxpr.eqns:
         operands = [over.get(id(variable), frozenset()) for variable in equation.invars]
         results = [frozenset().union(*operands)] * len(equation.outvars)
-        for inner in _inner_jaxprs(equation.params):
+        for inner in inner_jaxprs(equation.params):
             own = operands[len(operands) - len(inner.invars) :]  # behind the index of a `cond`
             if len(own) == len(inner.invars) and len(inner.outvars) == len(results):
                 found = _averaged(inner, axes, num_losses, own)
@@ -159,7 +177,7 @@ def _averaged(jaxpr: Any, axes: Axes, num_losses: int, inputs: Sequence[Axes]) -
     return [over.get(id(variable), frozenset()) for variable in jaxpr.outvars]
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
     """Those of a nested `jit`, `scan`, `cond` or checkpoint."""
     for param in params.values():
         for one in param if isinstance(param, tuple | list) else [param]:

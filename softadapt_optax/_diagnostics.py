@@ -73,7 +73,8 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
     * ``"cosines/fit/size"``: the cosine between the gradients of two losses, for ``pcgrad``,
       ``mgda`` and other methods that look at the Gramian; 0 if one of them is zero;
     * ``"conflict_share"``: for these the share of pairs of losses whose cosine is negative;
-    * ``"steps"``: the number of steps that were used.
+    * ``"steps"``: the number of steps that were used; without ``every`` and schedules that of the
+      loss which had data in most of them, and at most 2^24.
 
     Losses and gradients are 0 before the first step, and for losses of priority 0, which no
     method sees. Norms and cosines are those of the parameters under ``shared``. Those of an
@@ -117,11 +118,13 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
       steps 1.0
     """
     state = _balance_state(opt_state)
-    weights, losses = _array_in(state.loss_weights), _array_in(state.recorded_losses)
-    by_loss = {"weights": weights, "losses": losses}
+    weights, records = _array_in(state.loss_weights), _array_in(state.loss_records)
+    by_loss = {"weights": weights, "losses": records[..., 0, :]}
     if isinstance(state.weighting_state, SoftAdaptState):
         by_loss["slopes"] = _array_in(state.weighting_state.loss_slopes)
     norms, cosines = _array_in(state.gradient_norms), _array_in(state.gradient_cosines)
+    if cosines is not None:
+        norms = jnp.diagonal(cosines, axis1=-2, axis2=-1)
     if norms is not None:
         by_loss["gradient_norms"] = norms
 
@@ -140,7 +143,8 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
         scalars += [(pair, of_pairs[..., k]) for k, pair in enumerate(pairs)]
         conflicts = jnp.sum(of_pairs < 0, axis=-1) / max(len(pairs), 1)
         scalars.append(("conflict_share", conflicts))
-    scalars.append(("steps", _array_in(state.step_count)))
+    steps = _array_in(state.step_count)
+    scalars.append(("steps", jnp.max(records[..., 1, :], axis=-1) if steps is None else steps))
     by_name = dict(scalars)
     if len(by_name) < len(scalars):
         raise ValueError(f"The names of the losses should not run into each other, got {names}.")

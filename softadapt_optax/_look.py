@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from softadapt_optax._components import ComponentGrads
 from softadapt_optax._options import Options
 from softadapt_optax._per_loss import as_component_array
-from softadapt_optax._scaling import carried_over, sum_to_one
-from softadapt_optax._state import BalanceState, Observation, kept_unseen, where
+from softadapt_optax._reductions import all_over, diagonal_of
+from softadapt_optax._scaling import carried_over, mean_of, sum_to_one
+from softadapt_optax._state import BalanceState, Observation, is_kept, kept_unseen, where
 from softadapt_optax._updates import check_like
 from softadapt_optax._weighting import Components, Weighting
 
@@ -37,20 +38,16 @@ def looked(
     mask: PyTree[bool] | None,
 ) -> Look:
     """What the weighting makes of losses and gradients."""
-    products = _products(options.needed, grads, mask, seen.counted)
+    products = _products(options.needs.products, grads, mask, seen.counted)
     components = _in_units(state, seen, units, products)
     weights, weighting_state = _called(options.weighting, components, state.weighting_state)
     weights = _smoothed(options, state, seen.counted, weights)
-    # With a weight sum only ratios have a meaning, and so has what is held at the start.
-    keeps_share = seen.is_first if options.weight_sum is None else True
     weighting_state = kept_unseen(seen.is_new, weighting_state, state.weighting_state)
-    if (
-        options.every > 1
-    ):  # the first step only looks ahead: its weights hold until the first record
+    if options.every > 1:  # the first only looks ahead: its weights hold until the first record
         weighting_state = where(seen.is_due, weighting_state, state.weighting_state)
     return Look(
-        carried_over(seen.counted, weights, state.held_weights, keeps_share),
-        *_norms_and_cosines(options.needed, state, seen.counted, *products),
+        _held(options, state, seen, weights),
+        *_norms_and_cosines(options.needs.products, state, seen.counted, *products),
         weighting_state,
     )
 
@@ -62,7 +59,7 @@ def _products(
     nothing = jnp.zeros((), dtype=float)
     if needed == "gramian":
         gramian = jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
-        return gramian, jnp.diagonal(gramian)
+        return gramian, diagonal_of(gramian)
     if needed == "squared_norms":
         return nothing, jnp.where(counted, grads.squared_norms(mask), 0.0)
     return nothing, nothing
@@ -85,8 +82,8 @@ def _in_units(
         losses=losses,
         priorities=jnp.where(seen.counted, seen.factors, 0.0),
         is_new=seen.is_new,
-        record_counts=seen.record_counts,
-        step=state.step_count,
+        record_counts=seen.record_counts.astype(jnp.int32),
+        step=state.step_count if is_kept(state.step_count) else jnp.zeros((), dtype=jnp.int32),
         gramian=lambda: gramian,
         squared_norms=lambda: squared_norms,
     )
@@ -123,8 +120,20 @@ def _smoothed(
         return weights
     if options.weight_sum is not None:  # where they have no scale of their own
         weights = sum_to_one(weights, counted.astype(weights.dtype))
-    share = jnp.where(state.record_counts > 0, jnp.asarray(smoothing, weights.dtype), 0.0)
+    share = jnp.where(state.loss_records[1] > 0, jnp.asarray(smoothing, weights.dtype), 0.0)
     return share * state.held_weights + (1.0 - share) * weights
+
+
+def _held(
+    options: Options, state: BalanceState, seen: Observation, weights: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """The weights, with those of losses that do not count beside them."""
+    if not is_kept(state.held_weights):  # of which none was seen yet: their share is an equal one
+        return jnp.where(seen.counted, weights, mean_of(weights, seen.counted))
+    # With a weight sum only ratios have a meaning, and so has what is held at the start.
+    is_start = (state.loss_records[1] == 0) | seen.is_first
+    keeps_share = all_over(is_start) if options.weight_sum is None else True
+    return carried_over(seen.counted, weights, state.held_weights, keeps_share)
 
 
 def _norms_and_cosines(
@@ -139,13 +148,14 @@ def _norms_and_cosines(
         return (), ()
     gramian, squared_norms = jax.lax.stop_gradient((gramian, squared_norms))
     norms = jnp.sqrt(squared_norms)
-    new_norms = jnp.where(counted, norms, state.gradient_norms)
     if needed == "squared_norms":
-        return new_norms, ()
+        return jnp.where(counted, norms, state.gradient_norms), ()
     # Those of a zero vector are zero.
     inverse = jnp.where(norms > 0, 1.0 / jnp.where(norms > 0, norms, 1.0), 0.0)
     cosines = gramian * inverse[:, None] * inverse[None, :]
-    return new_norms, jnp.where(_pairs(counted), cosines, state.gradient_cosines)
+    is_own = jnp.eye(norms.size, dtype=bool)
+    cosines = jnp.where(is_own, norms[:, None], cosines)
+    return (), jnp.where(_pairs(counted), cosines, state.gradient_cosines)
 
 
 def _pairs(counted: Bool[Array, " K"]) -> Bool[Array, "K K"]:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from softadapt_optax._components import ComponentGrads
 from softadapt_optax._per_loss import Names, at_step, check_position, ordered_array
 from softadapt_optax._units import Units, units_of
-from softadapt_optax._weighting import Weighting
+from softadapt_optax._weighting import Needs, Weighting
 
 
 class Options(NamedTuple):
@@ -27,7 +29,19 @@ class Options(NamedTuple):
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None
     sum_outside: bool
     lean: bool
-    needed: str | None  # which products of gradients the weighting asks for
+    needs: Needs  # what the weighting asks for
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the state has to count them."""
+        has_schedule = any(map(callable, jax.tree.leaves(self.priorities)))
+        return self.every > 1 or has_schedule or self.needs.step
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether the state has to keep them as the weighting gave them."""
+        is_smoothed = isinstance(self.smoothing, Array) or bool(np.any(self.smoothing != 0))
+        return self.every > 1 or is_smoothed or self.needs.products is not None
 
     def factors(self, step: Int[Array, ""] | int) -> Float[Array, " K"]:
         """The priorities in a step."""

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from softadapt_optax._reductions import diagonal_of
+
 # Products of gradients are written out one by one for up to so many losses. Beyond, stacks of
 # gradients are multiplied: their K (K + 1) / 2 products would take long to compile.
 _MOST_UNROLLED = 16
@@ -20,14 +22,19 @@ _MOST_UNROLLED = 16
 _AT_ONCE = 12
 
 
-def gramian_of(rows: Sequence[Sequence[Array]], zeros: Collection[int] = ()) -> Float[Array, "K K"]:
+def gramian_of(
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), are_stacked: bool = False
+) -> Float[Array, "K K"]:
     """The inner products of all pairs of K rows of leaves.
 
     Args:
       rows: the leaves of each gradient.
       zeros: the `id` of each leaf that is zero whatever the parameters are: of these no product
         is formed, which would take time to compile.
+      are_stacked: whether they are parts of stacks, and small.
     """
+    if are_stacked:
+        return _products_of_stacks(rows)
     if len(rows) > _MOST_UNROLLED:
         return _matrix_products(rows, zeros)
     pairs = list(itertools.combinations_with_replacement(range(len(rows)), 2))
@@ -40,9 +47,11 @@ def gramian_of(rows: Sequence[Sequence[Array]], zeros: Collection[int] = ()) -> 
 
 
 def squared_norms_of(
-    rows: Sequence[Sequence[Array]], zeros: Collection[int] = ()
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), are_stacked: bool = False
 ) -> Float[Array, " K"]:
     """The squared norms of K rows of leaves; the arguments are those of `gramian_of`."""
+    if are_stacked:
+        return diagonal_of(_products_of_stacks(rows))
     return jnp.stack(_inner_products(rows, [(k, k) for k in range(len(rows))], zeros))
 
 
@@ -149,6 +158,19 @@ def _matrix_products(
         # To gather from a row of zeros is sharded by every version of JAX; to scatter is not.
         places = [present.index(k) if k in present else -1 for k in range(len(rows))]
         total += jnp.pad(products, (0, 1))[np.ix_(places, places)]
+    return total
+
+
+def _products_of_stacks(rows: Sequence[Sequence[Array]]) -> Float[Array, "K K"]:
+    """One product of matrices for each leaf: few kernels, but not for sums of millions of terms."""
+    total = jnp.zeros((len(rows), len(rows)), dtype=float)
+    for leaves in zip(*rows, strict=True):
+        stacked = jnp.stack([_at_least_float32(leaf) for leaf in leaves])
+        summed = tuple(range(1, stacked.ndim))
+        products = jax.lax.dot_general(
+            stacked, stacked.conj(), ((summed, summed), ((), ())), precision="highest"
+        )
+        total += products.real.astype(total.dtype)
     return total
 
 

@@ -2,46 +2,47 @@
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from softadapt_optax._reductions import all_over
 
 
 class BalanceState(NamedTuple):
-    """State of :func:`balance`.
+    """State of :func:`balance`. What an option that is not used would need is ``()``.
 
     Attributes:
       loss_weights: the weights of the last step, shape [K].
-      held_weights: what the weighting gave last, before priorities, scale and units, shape [K].
-      recorded_losses: the losses of the last record, or of the step that was looked at ahead of
-        the first, shape [K]; zeros before.
-      record_counts: the number of records of each loss, shape [K], int32.
-      step_count: number of steps, int32; those with a loss that is not finite do not count.
-        Where int32 ends it repeats its last period.
-      period_losses: mean of each loss since the last record, shape [K]; ``()`` without ``every``.
-      period_counts: number of losses in each of these means, shape [K], int32; ``()`` likewise.
-      unit_losses: the losses that are taken for units, shape [K]; 0 where there is none yet,
-        ``()`` if the units are not losses.
-      gradient_norms: the norms of the gradients that the weighting saw last, shape [K]; ``()``
-        if it looks at losses alone.
-      gradient_cosines: the cosines between them, shape [K, K]; ``()`` if it does not look at
-        their inner products.
+      loss_records: shape [2, K], the losses of the last record, or of the step that was looked at
+        ahead of the first, and the number of records of each, which stops at 2^24 in float32;
+        zeros before.
+      step_count: number of steps, int32, with ``every`` or where something is a function of the
+        step; those with a loss that is not finite do not count. Where int32 ends it repeats its
+        last period.
+      period_records: with ``every``, shape [2, K]: the mean of each loss since the last record,
+        and the number of losses in it.
+      held_weights: what the weighting gave last, before priorities, scale and units, shape [K];
+        with ``every`` or ``smoothing``, and for methods that look at gradients.
+      unit_losses: the losses that are taken for units, shape [K]; 0 where there is none yet.
+      gradient_norms: the norms of the gradients that the weighting saw last, shape [K]; if it
+        looks at nothing else of them.
+      gradient_cosines: with inner products the cosines between the gradients, shape [K, K], and
+        in the place of the ones on the diagonal the norms.
       loss_names: the names of the losses in the order of the entries, if the transformation was
-        made with names, as the keys of empty dictionaries: no array; else ``()``.
+        made with names, as the keys of empty dictionaries: no array.
       weighting_state: state of the weighting.
     """
 
     loss_weights: Float[Array, " K"]
-    held_weights: Float[Array, " K"]
-    recorded_losses: Float[Array, " K"]
-    record_counts: Int[Array, " K"]
-    step_count: Int[Array, ""]
-    period_losses: PyTree[Float[Array, " K"]]
-    period_counts: PyTree[Int[Array, " K"]]
+    loss_records: Float[Array, "2 K"]
+    step_count: PyTree[Int[Array, ""]]
+    period_records: PyTree[Float[Array, "2 K"]]
+    held_weights: PyTree[Float[Array, " K"]]
     unit_losses: PyTree[Float[Array, " K"]]
     gradient_norms: PyTree[Float[Array, " K"]]
     gradient_cosines: PyTree[Float[Array, "K K"]]
@@ -56,26 +57,26 @@ class Observation(NamedTuple):
       losses: the mean of each loss since the last record, where there was none that of the last
         record, shape [K].
       is_finite: whether all losses of this step are.
-      period_counts: the number of losses in each mean, shape [K].
+      period_counts: the number of losses in each mean, shape [K]; unused without ``every``.
       is_present: which losses have data in this step, shape [K].
       is_new: which losses the method gets news of, shape [K].
       factors: the priorities in this step, shape [K].
       counted: which losses the method weighs, shape [K].
       record_counts: the number of records of each loss, if this is one, shape [K].
-      step_count: the number of steps, this one included.
+      step_count: the number of steps, this one included, if it is counted.
       is_due: whether this step makes a record.
-      is_first: whether this is the first step, which looks ahead of the first record.
+      is_first: whether this is the first step of several before the first record.
     """
 
     losses: Float[Array, " K"]
     is_finite: Bool[Array, ""]
-    period_counts: Int[Array, " K"]
+    period_counts: Float[Array, " K"]
     is_present: Bool[Array, " K"]
     is_new: Bool[Array, " K"]
     factors: Float[Array, " K"]
     counted: Bool[Array, " K"]
-    record_counts: Int[Array, " K"]
-    step_count: Int[Array, ""]
+    record_counts: Float[Array, " K"]
+    step_count: PyTree[Int[Array, ""]]
     is_due: Bool[Array, ""]
     is_first: Bool[Array, ""]
 
@@ -93,57 +94,66 @@ def observed(
     A method that looks at losses weighs all losses that have a record, the absent ones by the
     last of them; one that looks at gradients those that are there, as gradients are not kept.
     """
+    recorded_losses, record_counts = jnp.unstack(state.loss_records)
     is_here = is_present & (factors > 0)
     if every == 1:  # a period is this step
-        counts = is_here.astype(jnp.int32)
+        has_mean, period_counts = is_here, jnp.zeros_like(losses)
         means = jnp.where(is_here, losses, 0.0)  # whatever the others are
+        step_count = _next_count(state.step_count, 1) if is_kept(state.step_count) else ()
+        is_due, is_first = jnp.ones((), dtype=bool), jnp.zeros((), dtype=bool)
     else:
-        counts = state.period_counts + is_here.astype(jnp.int32)
-        losses = jnp.where(is_here, losses, state.period_losses)
-        means = running_mean(state.period_losses, losses, counts)
-    has_mean = counts > 0
+        period_means, period_counts = jnp.unstack(state.period_records)
+        period_counts = period_counts + is_here.astype(losses.dtype)
+        has_mean = period_counts > 0
+        losses = jnp.where(is_here, losses, period_means)
+        means = running_mean(period_means, losses, period_counts)
+        step_count = _next_count(state.step_count, every)
+        is_due, is_first = step_count % every == 0, step_count == 1
     is_new = is_here if needs_gradients else has_mean & (factors > 0)
-    is_known = is_new if needs_gradients else is_new | (state.record_counts > 0)
-    step_count = _next_count(state.step_count, every)
+    is_known = is_new if needs_gradients else is_new | (record_counts > 0)
     return Observation(
-        losses=jnp.where(has_mean, means, state.recorded_losses),
-        is_finite=jnp.all(jnp.isfinite(means)),
-        period_counts=counts,
+        losses=jnp.where(has_mean, means, recorded_losses),
+        is_finite=all_over(jnp.isfinite(means)),
+        period_counts=period_counts,
         is_present=is_present,
         is_new=is_new,
         factors=factors,
         counted=is_known & (factors > 0),
-        record_counts=jnp.where(
-            is_new, optax.safe_increment(state.record_counts), state.record_counts
-        ),
+        record_counts=record_counts + is_new.astype(record_counts.dtype),
         step_count=step_count,
-        is_due=step_count % every == 0,
-        is_first=step_count == 1,
+        is_due=is_due,
+        is_first=is_first,
     )
 
 
 def recorded(state: BalanceState, seen: Observation, every: int) -> BalanceState:
     """The state with the losses of this step."""
+    recorded_losses, record_counts = jnp.unstack(state.loss_records)
     is_looked_at = seen.is_new & (seen.is_due | seen.is_first)
+    recorded_losses = jnp.where(is_looked_at, seen.losses, recorded_losses)
+    record_counts = jnp.where(seen.is_due, seen.record_counts, record_counts)
     state = state._replace(
-        recorded_losses=jnp.where(is_looked_at, seen.losses, state.recorded_losses),
-        record_counts=jnp.where(seen.is_due, seen.record_counts, state.record_counts),
-        step_count=seen.step_count,
+        loss_records=paired(recorded_losses, record_counts), step_count=seen.step_count
     )
     if every == 1:
         return state
     has_mean = ~seen.is_due & (seen.period_counts > 0)
-    return state._replace(
-        period_losses=jnp.where(has_mean, seen.losses, 0.0),
-        period_counts=jnp.where(seen.is_due, 0, seen.period_counts),
-    )
+    period_means = jnp.where(has_mean, seen.losses, 0.0)
+    period_counts = jnp.where(seen.is_due, 0.0, seen.period_counts)
+    return state._replace(period_records=paired(period_means, period_counts))
+
+
+def paired(first: Float[Array, " K"], second: Float[Array, " K"]) -> Float[Array, "2 K"]:
+    """Both as one array; a concatenation would be a kernel of its own."""
+    is_first = jnp.asarray([[True], [False]])
+    return jnp.where(is_first, first[None, :], second[None, :])
 
 
 def running_mean(
-    mean: Float[Array, " K"], losses: Float[Array, " K"], counts: Int[Array, " K"]
+    mean: Float[Array, " K"], losses: Float[Array, " K"], counts: Float[Array, " K"]
 ) -> Float[Array, " K"]:
     """The means of ``counts`` losses, from those of all but the last and the last."""
-    return mean + (losses - mean) / jnp.maximum(counts, 1).astype(mean.dtype)
+    return mean + (losses - mean) / jnp.maximum(counts, 1.0)
 
 
 def kept_unseen(is_new: Bool[Array, " K"], new: PyTree, old: PyTree) -> PyTree:
@@ -158,21 +168,35 @@ def kept_unseen(is_new: Bool[Array, " K"], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(keep, new, old)
 
 
-def stays_finite(new: PyTree, old: PyTree) -> Bool[Array, ""]:
-    """Whether no finite entry of a state has become infinite or NaN."""
-    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
-    good = [
-        jnp.all(jnp.isfinite(leaf) | ~jnp.isfinite(before))
-        for leaf, before in leaves
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    return functools.reduce(operator.and_, good, jnp.ones((), dtype=bool))
+def stays_finite(new: PyTree, old: PyTree, starts_finite: Sequence[bool]) -> Bool[Array, ""]:
+    """Whether no finite entry of a state has become infinite or NaN.
+
+    Of leaves that are finite from the start the old entries need not be looked at.
+    """
+    by_size: dict[int, Array] = {}  # most are of size K, and join before their entries do
+    leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), starts_finite, strict=True)
+    for leaf, before, is_finite in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        good = jnp.isfinite(leaf) if is_finite else jnp.isfinite(leaf) | ~jnp.isfinite(before)
+        good = jnp.atleast_1d(good)
+        size = good.shape[-1]
+        joined = all_over(good.reshape(-1, size).T)
+        by_size[size] = by_size[size] & joined if size in by_size else joined
+    return functools.reduce(
+        operator.and_, map(all_over, by_size.values()), jnp.ones((), dtype=bool)
+    )
 
 
 def _next_count(count: Int[Array, ""], every: int) -> Int[Array, ""]:
     """The count plus one; where int32 ends, its last period of ``every`` steps once more."""
     last = np.iinfo(np.int32).max // every * every
     return jnp.where(count < last, count, last - every) + 1
+
+
+def is_kept(field: PyTree) -> bool:
+    """Whether a field of the state is an array, not ``()``."""
+    return bool(jax.tree.leaves(field))
 
 
 def where(condition: bool | Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from softadapt_optax._devices import axes_of, spread
+from softadapt_optax._devices import axes_of, inner_jaxprs, spread
+from softadapt_optax._per_loss import dtype_of
 
 
 class Components(NamedTuple):
@@ -96,10 +98,32 @@ def repeated(weighting: Weighting, times: int) -> Weighting:
     return Weighting(weighting.init, update)
 
 
-def needed_products(weighting: Weighting, num_losses: int) -> str | None:
-    """Whether the weighting calls ``gramian``, else ``squared_norms``, by tracing it once.
+class Needs(NamedTuple):
+    """What a weighting asks for.
 
-    To compute them when they are asked for and keep them would not do: a weighting may ask
+    Attributes:
+      products: of gradients, ``"gramian"`` or ``"squared_norms"``; None if it asks for none.
+      step: whether it asks for the step.
+      loops: whether it has loops or branches, so that it costs more than some arithmetic.
+      starts_finite: for each leaf of its state whether all entries are finite at the start, so
+        that they are to stay finite.
+    """
+
+    products: str | None
+    step: bool
+    loops: bool
+    starts_finite: tuple[bool, ...]
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether an update costs less than a branch around it."""
+        return self.products is None and not self.loops
+
+
+def needs_of(weighting: Weighting, num_losses: int) -> Needs:
+    """What the weighting asks for, by tracing it once.
+
+    To compute products when they are asked for and keep them would not do: a weighting may ask
     inside of its own ``lax.cond``, and they would leak out of it.
     """
     asked = set()
@@ -108,18 +132,44 @@ def needed_products(weighting: Weighting, num_losses: int) -> str | None:
         asked.add(name)
         return jnp.zeros(shape, dtype=float)
 
-    def update() -> Any:
+    def update(step: Int[Array, ""]) -> Any:
         ones = jnp.ones(num_losses, dtype=float)
         components = Components(
             losses=ones,
             priorities=ones,
             is_new=jnp.ones(num_losses, dtype=bool),
             record_counts=jnp.ones(num_losses, dtype=jnp.int32),
-            step=jnp.zeros((), dtype=jnp.int32),
+            step=step,
             gramian=lambda: zeros("gramian", num_losses, num_losses),
             squared_norms=lambda: zeros("squared_norms", num_losses),
         )
         return weighting.update(components, weighting.init(num_losses))
 
-    jax.eval_shape(update)
-    return "gramian" if "gramian" in asked else next(iter(asked), None)
+    jaxpr = jax.make_jaxpr(update)(jnp.zeros((), dtype=jnp.int32)).jaxpr
+    operands = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
+    return Needs(
+        products="gramian" if "gramian" in asked else next(iter(asked), None),
+        step=id(jaxpr.invars[0]) in operands,
+        loops=_has_loops(jaxpr),
+        starts_finite=tuple(map(_is_finite, _first_leaves(weighting, num_losses))),
+    )
+
+
+def _first_leaves(weighting: Weighting, num_losses: int) -> list[Any]:
+    with jax.ensure_compile_time_eval():
+        return jax.tree.leaves(weighting.init(num_losses))
+
+
+def _is_finite(leaf: Any) -> bool:
+    """Whether all entries are known to be finite; integers are."""
+    if not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
+        return True
+    return not isinstance(leaf, jax.core.Tracer) and bool(np.all(np.isfinite(leaf)))
+
+
+def _has_loops(jaxpr: Any) -> bool:
+    return any(
+        equation.primitive.name in ("while", "scan", "cond")
+        or any(map(_has_loops, inner_jaxprs(equation.params)))
+        for equation in jaxpr.eqns
+    )

@@ -143,7 +143,7 @@ def test_apply_if_finite_behind_catches_a_bad_gradient():
     state = tx.init(params)
     updates, state = tx.update(sa.value_and_component_grads(losses_fn)(params)[1], state, params)
     assert updates == 0.0
-    assert state[0].record_counts[0] == 1
+    assert state[0].loss_records[1, 0] == 1
 
 
 def test_microbatch_accumulates_losses_and_stacked_gradients():

@@ -90,4 +90,4 @@ def test_a_bad_gradient_of_a_good_loss_keeps_the_weights(factory, bad):
     _, after = tx.update(good.at[0, 0].set(bad), state, losses=[1.5, 1.0])
     jax.tree.map(np.testing.assert_array_equal, after, state)
     _, later = tx.update(good, after, losses=[1.5, 1.0])
-    assert later.step_count == state.step_count + 1
+    np.testing.assert_array_equal(later.loss_records[1], [2, 2])

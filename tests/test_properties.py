@@ -308,7 +308,7 @@ def test_a_period_means_the_losses_that_were_there():
             jnp.zeros((2, 1)), state, losses=jnp.asarray(row), present=jnp.asarray([True, False])
         )
     np.testing.assert_allclose(state.held_weights, [1.0, 1 / 3.0])
-    np.testing.assert_array_equal(state.period_counts, 0)
+    np.testing.assert_array_equal(state.period_records, 0)
 
 
 @pytest.mark.parametrize("method", ["gradnorm", "normalized_gradients", "pcgrad", "mgda"])
@@ -396,7 +396,7 @@ def test_present_by_name_and_lazily_inside_jit():
         x, opt_state = step(x, opt_state, jnp.asarray(seen))
         assert (sa.loss_weights(opt_state)[1] > 0) == any(seen)
         assert jnp.all(jnp.isfinite(x))
-    np.testing.assert_array_equal(opt_state[0].record_counts, [3, 2])
+    np.testing.assert_array_equal(opt_state[0].loss_records[1], [3, 2])
 
 
 @pytest.mark.parametrize(

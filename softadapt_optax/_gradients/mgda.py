@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_integer
+from softadapt_optax._reductions import diagonal_of, min_over
 from softadapt_optax._solvers.min_norm import frank_wolfe_weights, min_norm_weights
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, stateless
@@ -110,14 +111,14 @@ def mgda(
         gramian, is_counted = components.gramian(), components.counted
         scales = jnp.ones_like(components.losses)
         if normalization in ("norm", "both"):
-            squared_norms = jnp.diagonal(gramian)
+            squared_norms = diagonal_of(gramian)
             scales = jnp.sqrt(jnp.where(squared_norms > 0, squared_norms, 1.0))
         if normalization in ("loss", "both"):
             scales = scales * jnp.abs(components.losses)
         scales = jnp.where(scales > 0, scales, 1.0)
         if normalization is not None:
             # Only their ratios matter to alpha, and squares of small ones would be out of range.
-            smallest = jnp.min(jnp.where(is_counted, scales, jnp.inf))
+            smallest = min_over(jnp.where(is_counted, scales, jnp.inf))
             ratios = jnp.where(is_counted, scales / smallest, 1.0)
             gramian = gramian / ratios[:, None] / ratios[None, :]
         if solver == "frank_wolfe":

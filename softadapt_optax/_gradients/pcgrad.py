@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, UInt32
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_seed
+from softadapt_optax._reductions import sum_over
 from softadapt_optax._solvers.projections import projection_weights, random_orders
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
@@ -113,7 +114,7 @@ def pcgrad(
         orders = random_orders(keys[0], len(is_counted))
         weights = projection_weights(components.gramian(), orders, is_counted)
         if reduction == "mean":
-            weights = weights / jnp.maximum(jnp.sum(is_counted, dtype=weights.dtype), 1.0)
+            weights = weights / jnp.maximum(sum_over(is_counted.astype(weights.dtype)), 1.0)
         return weights, PCGradState(jax.random.key_data(keys[1]))
 
     return balance(

@@ -99,7 +99,9 @@ def initial_loss(
         components: Components, state: InitialLossState
     ) -> tuple[Float[Array, " K"], InitialLossState]:
         counts = components.record_counts
-        means = running_mean(state.initial_losses, components.losses, counts)
+        means = running_mean(
+            state.initial_losses, components.losses, counts.astype(components.losses.dtype)
+        )
         is_early = components.is_new & (counts <= steps)
         means = jnp.where(is_early, means, state.initial_losses)
         return inverse_sizes(means, eps), InitialLossState(means)

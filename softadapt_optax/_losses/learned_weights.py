@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_flag, check_number, check_optimizer
+from softadapt_optax._reductions import max_over, sum_over
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting, repeated
 
@@ -128,13 +129,13 @@ def learned_weights(
     ) -> tuple[Float[Array, " K"], LearnedWeightsState]:
         z = state.logits
         is_counted = components.counted
-        largest = jnp.max(jnp.where(is_counted, z, -jnp.inf))
+        largest = max_over(jnp.where(is_counted, z, -jnp.inf))
         weights = jnp.where(is_counted, jnp.exp(z - largest), 0.0)
         alpha = weights * components.priorities
-        alpha = alpha / jnp.maximum(jnp.sum(alpha), float(np.finfo(alpha.dtype).tiny))
+        alpha = alpha / jnp.maximum(sum_over(alpha), float(np.finfo(alpha.dtype).tiny))
         costs = jnp.asarray(temperature, z.dtype) * z
         costs = costs - components.losses if maximize else costs + components.losses
-        slopes = alpha * (costs - jnp.sum(alpha * costs))
+        slopes = alpha * (costs - sum_over(alpha * costs))
         steps, optimizer_state = optimizer.update(slopes, state.logit_optimizer_state, z)
         return weights, LearnedWeightsState(optax.apply_updates(z, steps), optimizer_state)
 

@@ -12,6 +12,7 @@ from numpy.polynomial import legendre
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_flag, check_integer, check_number
+from softadapt_optax._reductions import max_over, sum_over
 from softadapt_optax._scaling import positive_or
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
@@ -85,14 +86,14 @@ def _rates_of_change(
     """The slope of each loss at its newest record; see steps 1 to 3 of :func:`softadapt`."""
     stencil = jnp.asarray(slope_stencil(len(loss_history), order), loss_history.dtype)
     # Not a matrix product: a TPU would round its factors to bfloat16.
-    rates = jnp.sum(stencil[:, None] * loss_history, axis=0)
+    rates = sum_over((stencil[:, None] * loss_history).T)
     eps = positive_or(eps, EPS, rates.dtype)
     if rate == "relative":
         rates = rates / (jnp.abs(loss_history[-2]) + eps)
     # Losses near the largest float overflow here, and would for as long as they are recorded.
     rates = jnp.where(is_warm, jnp.nan_to_num(rates), 0.0)
     if normalized:
-        rates = rates / (jnp.sum(jnp.abs(jnp.where(counted, rates, 0.0))) + eps)
+        rates = rates / (sum_over(jnp.abs(jnp.where(counted, rates, 0.0))) + eps)
     return rates
 
 
@@ -101,7 +102,7 @@ def _mean_losses(
 ) -> Float[Array, " K"]:
     """The mean of the records that there are; those that there are not yet are zeros."""
     counts = jnp.clip(counts, 1, len(loss_history)).astype(loss_history.dtype)
-    return jnp.sum(loss_history / counts[None, :], axis=0)
+    return sum_over((loss_history / counts[None, :]).T)
 
 
 def _exponential_weights(
@@ -119,7 +120,7 @@ def _exponential_weights(
         has_size = sizes > 0
         logits = logits + jnp.where(has_size, jnp.log(jnp.where(has_size, sizes, 1.0)), -jnp.inf)
     logits = jnp.where(counted, logits, -jnp.inf)
-    largest = jnp.max(logits)
+    largest = max_over(logits)
     return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from softadapt_optax._devices import axes_of, spread
+from softadapt_optax._reductions import diagonal_of, max_over, min_over, sum_over
 from softadapt_optax._solvers.double_float import sum_of
 from softadapt_optax._solvers.nonnegative import by_enumeration, by_pivoting
 
@@ -33,13 +34,13 @@ def two_gradient_weights(
     p is the inner product; a negative side of the ratio counts as zero.
     """
     gramian = jnp.where(counted[:, None] & counted[None, :], gramian, 0.0)
-    largest = jax.lax.stop_gradient(jnp.max(jnp.diagonal(gramian)))
+    largest = jax.lax.stop_gradient(max_over(diagonal_of(gramian)))
     is_normal = largest >= float(np.finfo(gramian.dtype).tiny)
     _, inverse = _root_powers(jnp.where(is_normal, largest, 1.0))
     gramian = gramian * inverse * inverse
-    distances = jnp.maximum(jnp.diagonal(gramian)[::-1] - gramian[0, 1], 0.0)
+    distances = jnp.maximum(diagonal_of(gramian)[::-1] - gramian[0, 1], 0.0)
     distances = jnp.where(counted, distances, 0.0)
-    distances = jnp.where(jnp.sum(distances) > 0, distances, counted.astype(gramian.dtype))
+    distances = jnp.where(sum_over(distances) > 0, distances, counted.astype(gramian.dtype))
     return _shares(distances)
 
 
@@ -56,9 +57,9 @@ def least_squares_weights(
     size, tiny = gramian.shape[0], float(np.finfo(gramian.dtype).tiny)
     # A gradient that vanishes is the minimiser: as if it were tiny and orthogonal to the others.
     gramian = jnp.where(jnp.eye(size, dtype=bool), jnp.maximum(gramian, tiny), gramian)
-    squared_norms = jax.lax.stop_gradient(jnp.diagonal(gramian))
+    squared_norms = jax.lax.stop_gradient(diagonal_of(gramian))
     scales, inverse = _root_powers(jnp.where(counted, squared_norms, 1.0))
-    smallest = jnp.min(jnp.where(counted, scales, jnp.inf))
+    smallest = min_over(jnp.where(counted, scales, jnp.inf))
     c = jnp.where(counted, smallest * inverse, 0.0)
     pairs = counted[:, None] & counted[None, :]
     cosines = jnp.where(pairs, gramian, 0.0) * inverse[:, None] * inverse[None, :]
@@ -125,7 +126,7 @@ def _root_powers(
 
 def _shares(values: Float[Array, " K"]) -> Float[Array, " K"]:
     """The values over their sum, or zeros."""
-    total = jnp.sum(values)
+    total = sum_over(values)
     return values / jnp.where(total > 0, total, 1.0)
 
 
@@ -134,7 +135,7 @@ def frank_wolfe_weights(
 ) -> Float[Array, " K"]:
     """The minimiser by Frank-Wolfe with exact line search, from equal weights."""
     gramian = gramian / jnp.maximum(
-        jnp.max(jnp.diagonal(gramian)), float(np.finfo(gramian.dtype).tiny)
+        max_over(diagonal_of(gramian)), float(np.finfo(gramian.dtype).tiny)
     )
 
     def step(
