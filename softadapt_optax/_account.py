@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
-# What K gradients and the activations that they are made of may take to be formed together.
-_MOST_TOGETHER = 2**26
+from softadapt_optax._products import MOST_SMALL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Account(NamedTuple):
         """Whether K backward passes in one do nothing in vain, and each is small."""
         num_losses = len(self.uses[0].counts)
         nbytes = num_losses * (self.residual_nbytes + sum(use.nbytes for use in self.uses))
-        return self.is_common and nbytes <= _MOST_TOGETHER
+        return self.is_common and nbytes <= MOST_SMALL
 
     def reordered(self, order: Sequence[int]) -> "Account":
         """That of the same losses in another order."""

@@ -217,7 +217,7 @@ def _step(
     mask = shared_mask(options.shared, params)
     grads = _prepared(options, grads, mask)
 
-    factors = options.factors(state.step_count if options.counts_steps else 0)
+    factors = options.factors(state.step_count)
     seen = observed(
         state,
         grads.losses,
@@ -235,12 +235,13 @@ def _step(
     if options.every == 1:
         found = look()
     elif options.needs.is_cheap:
-        found = where(seen.is_due | seen.is_first, look(), look_of(state))
+        found = where(seen.is_looked_at, look(), look_of(state))
     else:
-        found = cond(seen.is_due | seen.is_first, look, lambda: look_of(state))
+        found = cond(seen.is_looked_at, look, lambda: look_of(state))
 
-    state, weights = _kept(options, state, seen, unit_losses, units, found)
-    weights = jnp.where(is_present, weights, 0.0)
+    state = _kept(options, state, seen, unit_losses, units, found)
+    weights = jnp.where(is_present, state.loss_weights, 0.0)
+    units = options.units_in(state.unit_losses)
     outside = jnp.where(is_present, factors if units is None else factors / units, 0.0)
     h = _combined(options, grads, mask, weights, outside)
     return h, state._replace(loss_weights=weights)
@@ -261,7 +262,7 @@ def _first_state(options: Options) -> BalanceState:
 
     held = jnp.ones(num_losses, dtype=float)
     unit_losses = zeros(num_losses) if are_losses(options.units) else ()
-    factors, units = options.factors(0), options.units_in(unit_losses)
+    factors, units = options.factors(()), options.units_in(unit_losses)
     return BalanceState(
         loss_weights=_scaled(options, held, factors, units),
         loss_records=zeros(2, num_losses),
@@ -299,8 +300,8 @@ def _kept(
     unit_losses: PyTree,
     units: Float[Array, " K"] | None,
     look: Look,
-) -> tuple[BalanceState, Float[Array, " K"]]:
-    """The state and weights after the step, or the old ones if something is not finite."""
+) -> BalanceState:
+    """The state after the step, or the old one if something is not finite."""
     new = recorded(old, seen, options.every)._replace(unit_losses=unit_losses, **look._asdict())
     weights = _scaled(options, look.held_weights, seen.factors, units)
     if not options.holds_weights:
@@ -311,11 +312,7 @@ def _kept(
     is_good &= stays_finite(new.weighting_state, old.weighting_state, options.needs.starts_finite)
     for products in jax.tree.leaves((new.gradient_norms, new.gradient_cosines)):
         is_good &= all_over(all_over(jnp.atleast_2d(jnp.isfinite(products))))
-    state = where(is_good, new._replace(loss_weights=weights), old)
-    if not options.holds_weights:
-        return state, state.loss_weights
-    held_units = options.units_in(state.unit_losses)
-    return state, _scaled(options, state.held_weights, seen.factors, held_units)
+    return where(is_good, new._replace(loss_weights=weights), old)
 
 
 def _scaled(

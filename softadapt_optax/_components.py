@@ -28,7 +28,7 @@ from softadapt_optax._per_loss import (
     ordered_array,
     permuted,
 )
-from softadapt_optax._products import gramian_of, squared_norms_of, weighted_sum
+from softadapt_optax._products import are_small, gramian_of, squared_norms_of, weighted_sum
 
 
 class ComponentGrads:
@@ -120,12 +120,12 @@ class ComponentGrads:
             if count == 0
         }
 
-        def products(are_stacked: bool) -> Array:
-            of_rows = functools.partial(products_of, zeros=zeros, are_stacked=are_stacked)
+        def products(in_matrices: bool) -> Array:
+            of_rows = functools.partial(products_of, zeros=zeros, in_matrices=in_matrices)
             return summed_over_pieces(of_rows, rows, self.losses)
 
-        is_vectorized = False if self._account is None else self._account().is_vectorized
-        return one_of(is_vectorized, lambda: products(True), lambda: products(False), rows[0])
+        are_few_kernels = None if are_small(rows) else False
+        return one_of(are_few_kernels, lambda: products(True), lambda: products(False), rows[0])
 
     def _uses(self, grads: PyTree, mask: PyTree[bool] | None) -> list[Use]:
         """How the losses use the parameters under the mask; none where that is not known."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from softadapt_optax._components import ComponentGrads
 from softadapt_optax._options import Options
 from softadapt_optax._per_loss import as_component_array
-from softadapt_optax._reductions import all_over, diagonal_of
+from softadapt_optax._reductions import diagonal_of
 from softadapt_optax._scaling import carried_over, mean_of, sum_to_one
 from softadapt_optax._state import BalanceState, Observation, is_kept, kept_unseen, where
 from softadapt_optax._updates import check_like
@@ -115,12 +115,12 @@ def _smoothed(
     weights: Float[Array, " K"],
 ) -> Float[Array, " K"]:
     """The weights, averaged with those held; the first of each loss as they are."""
-    smoothing = options.smoothing
-    if not isinstance(smoothing, Array) and smoothing == 0:
+    if not options.is_smoothed:
         return weights
     if options.weight_sum is not None:  # where they have no scale of their own
         weights = sum_to_one(weights, counted.astype(weights.dtype))
-    share = jnp.where(state.loss_records[1] > 0, jnp.asarray(smoothing, weights.dtype), 0.0)
+    smoothing = jnp.clip(jnp.asarray(options.smoothing, weights.dtype), 0.0, 1.0)
+    share = jnp.where(state.loss_records[1] > 0, smoothing, 0.0)
     return share * state.held_weights + (1.0 - share) * weights
 
 
@@ -131,9 +131,11 @@ def _held(
     if not is_kept(state.held_weights):  # of which none was seen yet: their share is an equal one
         return jnp.where(seen.counted, weights, mean_of(weights, seen.counted))
     # With a weight sum only ratios have a meaning, and so has what is held at the start.
-    is_start = (state.loss_records[1] == 0) | seen.is_first
-    keeps_share = all_over(is_start) if options.weight_sum is None else True
-    return carried_over(seen.counted, weights, state.held_weights, keeps_share)
+    keeps_share = seen.is_start if options.weight_sum is None else True
+    held = carried_over(seen.counted, weights, state.held_weights, keeps_share)
+    if options.is_smoothed and options.weight_sum is not None:  # the new ones will be shares
+        held = sum_to_one(held, jnp.ones_like(held))
+    return held
 
 
 def _norms_and_cosines(

@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from softadapt_optax._components import ComponentGrads
-from softadapt_optax._per_loss import Names, at_step, check_position, ordered_array
+from softadapt_optax._per_loss import (
+    Names,
+    at_step,
+    check_position,
+    ordered_array,
+    shapes_at_step,
+)
+from softadapt_optax._state import is_kept
 from softadapt_optax._units import Units, units_of
 from softadapt_optax._weighting import Needs, Weighting
 
@@ -34,21 +41,32 @@ class Options(NamedTuple):
     @property
     def counts_steps(self) -> bool:
         """Whether the state has to count them."""
-        has_schedule = any(map(callable, jax.tree.leaves(self.priorities)))
-        return self.every > 1 or has_schedule or self.needs.step
+        return self.every > 1 or self.has_schedule or self.needs.step
+
+    @property
+    def has_schedule(self) -> bool:
+        return any(map(callable, jax.tree.leaves(self.priorities)))
 
     @property
     def holds_weights(self) -> bool:
         """Whether the state has to keep them as the weighting gave them."""
-        is_smoothed = isinstance(self.smoothing, Array) or bool(np.any(self.smoothing != 0))
-        return self.every > 1 or is_smoothed or self.needs.products is not None
+        return self.every > 1 or self.is_smoothed or self.needs.products is not None
 
-    def factors(self, step: Int[Array, ""] | int) -> Float[Array, " K"]:
-        """The priorities in a step."""
+    @property
+    def is_smoothed(self) -> bool:
+        return isinstance(self.smoothing, Array) or bool(np.any(self.smoothing != 0))
+
+    def factors(self, step_count: PyTree[Int[Array, ""]]) -> Float[Array, " K"]:
+        """The priorities in a step; in the first if steps are not counted."""
         if self.priorities is None:
             return jnp.ones(self.num_losses, dtype=float)
+        step = step_count if is_kept(step_count) else jnp.zeros((), dtype=jnp.int32)
         values = at_step(self.priorities, step)
-        return ordered_array(values, "priorities", self.num_losses, self.names)
+        factors = ordered_array(values, "priorities", self.num_losses, self.names)
+        if not self.has_schedule:
+            return factors
+        # What a schedule gives cannot be refused: it leaves the loss out.
+        return jnp.where(jnp.isfinite(factors) & (factors > 0), factors, 0.0)
 
     def units_in(self, unit_losses: PyTree) -> Float[Array, " K"] | None:
         return units_of(self.units, unit_losses, self.num_losses, self.names)
@@ -60,4 +78,4 @@ class Options(NamedTuple):
         given = {"weights` or `priorities": self.priorities, "units": self.units}
         for name, values in given.items():
             if values is not None and not isinstance(values, str):
-                check_position(at_step(values, 0), name, loss_names, names)
+                check_position(shapes_at_step(values), name, loss_names, names)

@@ -12,18 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from softadapt_optax._devices import axes_of
 from softadapt_optax._reductions import diagonal_of
 
 # Products of gradients are written out one by one for up to so many losses. Beyond, stacks of
 # gradients are multiplied: their K (K + 1) / 2 products would take long to compile.
 _MOST_UNROLLED = 16
 
+# Bytes of K gradients up to which an accelerator is bound by the number of kernels.
+MOST_SMALL = 2**26
+
 # Those of one leaf that are summed in one pass over memory.
 _AT_ONCE = 12
 
 
 def gramian_of(
-    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), are_stacked: bool = False
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), in_matrices: bool = False
 ) -> Float[Array, "K K"]:
     """The inner products of all pairs of K rows of leaves.
 
@@ -31,9 +35,9 @@ def gramian_of(
       rows: the leaves of each gradient.
       zeros: the `id` of each leaf that is zero whatever the parameters are: of these no product
         is formed, which would take time to compile.
-      are_stacked: whether they are parts of stacks, and small.
+      in_matrices: whether to multiply stacks of gradients that are small: the fewest kernels.
     """
-    if are_stacked:
+    if in_matrices:
         return _products_of_stacks(rows)
     if len(rows) > _MOST_UNROLLED:
         return _matrix_products(rows, zeros)
@@ -47,10 +51,10 @@ def gramian_of(
 
 
 def squared_norms_of(
-    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), are_stacked: bool = False
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), in_matrices: bool = False
 ) -> Float[Array, " K"]:
     """The squared norms of K rows of leaves; the arguments are those of `gramian_of`."""
-    if are_stacked:
+    if in_matrices:
         return diagonal_of(_products_of_stacks(rows))
     return jnp.stack(_inner_products(rows, [(k, k) for k in range(len(rows))], zeros))
 
@@ -159,6 +163,13 @@ def _matrix_products(
         places = [present.index(k) if k in present else -1 for k in range(len(rows))]
         total += jnp.pad(products, (0, 1))[np.ix_(places, places)]
     return total
+
+
+def are_small(rows: Sequence[Sequence[Array]]) -> bool:
+    """Whether on an accelerator the number of kernels matters, and no leaf is in pieces."""
+    leaves = [leaf for row in rows for leaf in row]
+    is_whole = not any(axes_of(leaf) or any(_spec(leaf)) for leaf in leaves)
+    return is_whole and sum(leaf.nbytes for leaf in leaves) <= MOST_SMALL
 
 
 def _products_of_stacks(rows: Sequence[Sequence[Array]]) -> Float[Array, "K K"]:

@@ -7,12 +7,14 @@ from softadapt_optax._reductions import max_over, sum_over
 
 
 def sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Float[Array, " K"]:
-    """``weights * factors`` over their sum; if all are zero the factors, or else equal ones."""
-    factors = over_largest(factors)
-    product = over_largest(jnp.where(factors > 0, weights, 0.0)) * factors
+    """``weights * factors`` over their sum; the factors over theirs if all products are zero."""
+    shares = over_largest(factors)
+    product = over_largest(jnp.where(factors > 0, weights, 0.0)) * shares
     total = sum_over(product)
-    shares = product / jnp.where(total == 0, 1.0, total)
-    return jnp.where(total == 0, factors / sum_over(factors), shares)
+    product = jnp.where(
+        total == 0, shares / sum_over(shares), product / jnp.where(total == 0, 1.0, total)
+    )
+    return jnp.where(factors > 0, product, 0.0)
 
 
 def over_largest(values: Float[Array, " K"]) -> Float[Array, " K"]:

@@ -54,31 +54,33 @@ class Observation(NamedTuple):
     """The losses of a step beside what was known of them.
 
     Attributes:
-      losses: the mean of each loss since the last record, where there was none that of the last
-        record, shape [K].
+      losses: what the method sees, shape [K]: of losses of which it gets news their mean since the
+        last record, of the others that of the last record.
       is_finite: whether all losses of this step are.
-      period_counts: the number of losses in each mean, shape [K]; unused without ``every``.
-      is_present: which losses have data in this step, shape [K].
+      period_records: the mean of each loss since the last record and the number of losses in it,
+        shape [2, K]; ``()`` without ``every``.
       is_new: which losses the method gets news of, shape [K].
       factors: the priorities in this step, shape [K].
       counted: which losses the method weighs, shape [K].
       record_counts: the number of records of each loss, if this is one, shape [K].
       step_count: the number of steps, this one included, if it is counted.
       is_due: whether this step makes a record.
-      is_first: whether this is the first step of several before the first record.
+      is_looked_at: whether the method looks at it, for a record or because a loss is there for the
+        first time.
+      is_start: whether no loss was there before.
     """
 
     losses: Float[Array, " K"]
     is_finite: Bool[Array, ""]
-    period_counts: Float[Array, " K"]
-    is_present: Bool[Array, " K"]
+    period_records: PyTree[Float[Array, "2 K"]]
     is_new: Bool[Array, " K"]
     factors: Float[Array, " K"]
     counted: Bool[Array, " K"]
     record_counts: Float[Array, " K"]
     step_count: PyTree[Int[Array, ""]]
     is_due: Bool[Array, ""]
-    is_first: Bool[Array, ""]
+    is_looked_at: Bool[Array, ""]
+    is_start: Bool[Array, ""]
 
 
 def observed(
@@ -93,54 +95,56 @@ def observed(
 
     A method that looks at losses weighs all losses that have a record, the absent ones by the
     last of them; one that looks at gradients those that are there, as gradients are not kept.
+
+    With ``every`` a loss that is there for the first time is looked at ahead of its first record,
+    as it has no weight and no unit before.
     """
     recorded_losses, record_counts = jnp.unstack(state.loss_records)
     is_here = is_present & (factors > 0)
     if every == 1:  # a period is this step
-        has_mean, period_counts = is_here, jnp.zeros_like(losses)
+        counts_before = jnp.zeros_like(losses)
         means = jnp.where(is_here, losses, 0.0)  # whatever the others are
-        step_count = _next_count(state.step_count, 1) if is_kept(state.step_count) else ()
-        is_due, is_first = jnp.ones((), dtype=bool), jnp.zeros((), dtype=bool)
+        is_new, is_due, is_looked_at = is_here, jnp.ones((), dtype=bool), jnp.ones((), dtype=bool)
+        period_records: PyTree = ()
     else:
-        period_means, period_counts = jnp.unstack(state.period_records)
-        period_counts = period_counts + is_here.astype(losses.dtype)
-        has_mean = period_counts > 0
-        losses = jnp.where(is_here, losses, period_means)
-        means = running_mean(period_means, losses, period_counts)
-        step_count = _next_count(state.step_count, every)
-        is_due, is_first = step_count % every == 0, step_count == 1
-    is_new = is_here if needs_gradients else has_mean & (factors > 0)
-    is_known = is_new if needs_gradients else is_new | (record_counts > 0)
+        means_before, counts_before = jnp.unstack(state.period_records)
+        counts = counts_before + is_here.astype(losses.dtype)
+        means = running_mean(means_before, jnp.where(is_here, losses, means_before), counts)
+        is_first = is_here & (record_counts == 0) & (counts_before == 0)
+        is_due = (state.step_count + 1) % every == 0
+        is_looked_at = is_due | ~all_over(~is_first)
+        in_record = is_here if needs_gradients else (counts > 0) & (factors > 0)
+        is_new = jnp.where(is_due, in_record, is_first)
+        period_records = paired(means, counts)
+    is_known = is_here
+    if not needs_gradients:
+        is_known = is_new | (record_counts > 0) | (counts_before > 0)
     return Observation(
-        losses=jnp.where(has_mean, means, recorded_losses),
+        losses=jnp.where(is_new, means, recorded_losses),
         is_finite=all_over(jnp.isfinite(means)),
-        period_counts=period_counts,
-        is_present=is_present,
+        period_records=period_records,
         is_new=is_new,
         factors=factors,
         counted=is_known & (factors > 0),
         record_counts=record_counts + is_new.astype(record_counts.dtype),
-        step_count=step_count,
+        step_count=_next_count(state.step_count, every) if is_kept(state.step_count) else (),
         is_due=is_due,
-        is_first=is_first,
+        is_looked_at=is_looked_at,
+        is_start=all_over((record_counts == 0) & (counts_before == 0)),
     )
 
 
 def recorded(state: BalanceState, seen: Observation, every: int) -> BalanceState:
     """The state with the losses of this step."""
     recorded_losses, record_counts = jnp.unstack(state.loss_records)
-    is_looked_at = seen.is_new & (seen.is_due | seen.is_first)
-    recorded_losses = jnp.where(is_looked_at, seen.losses, recorded_losses)
+    recorded_losses = jnp.where(seen.is_looked_at, seen.losses, recorded_losses)
     record_counts = jnp.where(seen.is_due, seen.record_counts, record_counts)
     state = state._replace(
         loss_records=paired(recorded_losses, record_counts), step_count=seen.step_count
     )
     if every == 1:
         return state
-    has_mean = ~seen.is_due & (seen.period_counts > 0)
-    period_means = jnp.where(has_mean, seen.losses, 0.0)
-    period_counts = jnp.where(seen.is_due, 0.0, seen.period_counts)
-    return state._replace(period_records=paired(period_means, period_counts))
+    return state._replace(period_records=jnp.where(seen.is_due, 0.0, seen.period_records))
 
 
 def paired(first: Float[Array, " K"], second: Float[Array, " K"]) -> Float[Array, "2 K"]:

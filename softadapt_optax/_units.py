@@ -25,7 +25,7 @@ def new_unit_losses(units: Units, state: BalanceState, seen: Observation) -> PyT
     if units == "initial":
         is_set = (state.loss_records[1] > 0) & (state.unit_losses > 0)
         sizes = jnp.where(is_set, state.unit_losses, sizes)
-    is_looked_at = seen.is_new & (seen.is_due | seen.is_first) & (sizes > 0)
+    is_looked_at = seen.is_new & seen.is_looked_at & (sizes > 0)
     return jnp.where(is_looked_at, sizes, state.unit_losses)
 
 

@@ -1,0 +1,206 @@
+"""How many kernels does a training step launch on a GPU, and how many arrays does it carry?
+
+Counted on any machine: programs are compiled for an H100 that is described in `h100.txtpb`, and
+none of them runs. That takes JAX's plugin for CUDA, of the same version, without CUDA itself:
+
+    pip install jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION
+
+It matters for small steps: each kernel costs about a microsecond, each array of the state about
+three of a call, and a loop or branch that depends on data 15 to 36 a turn.
+"""
+
+import collections
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import optax
+
+import softadapt_optax as sa
+from benchmarks import models
+from benchmarks.common import ADAM, Part, Report, Step, Table, plain_step, weighted_step
+from benchmarks.models import Model
+
+DEVICE = pathlib.Path(__file__).with_name("h100.txtpb")
+PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+LAUNCHES = ("fusion", "custom-call", "copy", "while", "conditional")
+SOFTMAX = "by hand: softmax of losses"
+SOFTADAPT = "by hand: SoftAdapt"
+VMAP = "by hand: vmap, Gramian"
+K = 4
+MODELS = ("tiny", "own_batches")
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("jax_plugins") is not None and any(
+        importlib.util.find_spec(plugin) is not None for plugin in PLUGINS
+    )
+
+
+def weightings(k: int) -> dict[str, optax.GradientTransformationExtraArgs]:
+    return {
+        "fixed_weights": sa.fixed_weights([1.0] * k),
+        "initial_loss": sa.initial_loss(k),
+        "realtime_loss": sa.realtime_loss(k),
+        "softadapt": sa.softadapt(k),
+        "softadapt, every=10": sa.softadapt(k, every=10),
+        "uncertainty": sa.uncertainty(k),
+        "learned_weights": sa.learned_weights(k),
+        "gradnorm": sa.gradnorm(k),
+        "normalized_gradients": sa.normalized_gradients(k),
+        "pcgrad": sa.pcgrad(k),
+        "mgda": sa.mgda(k),
+        "mgda, every=100": sa.mgda(k, every=100),
+    }
+
+
+def step_by_hand(model: Model, kind: str) -> tuple[Step, Any]:
+    """What one writes without the library, as short as it can be, and its first carry."""
+    k = model.num_losses
+    stencil = jnp.asarray([-2.0, -1.0, 0.0, 1.0, 2.0]) / 10
+
+    def weigh(losses: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        if kind == SOFTMAX:
+            return jax.nn.softmax(losses), memory
+        history, count = memory
+        history, count = jnp.concatenate([history[1:], losses[None]]), count + 1
+        slopes = jnp.sum(stencil[:, None] * history, axis=0)
+        return jnp.where(count >= 5, jax.nn.softmax(0.1 * slopes), 1.0 / k), (history, count)
+
+    def step(carry: Any, batch: Any) -> tuple[Any, Any]:
+        params, opt_state, memory = carry
+        losses, pull = jax.vjp(lambda p: jnp.stack(model.losses_fn(p, batch)), params)
+        if kind == VMAP:
+            (stacked,) = jax.vmap(pull)(jnp.eye(k))
+            flat = [leaf.reshape(k, -1) for leaf in jax.tree.leaves(stacked)]
+            gramian = sum(leaf @ leaf.T for leaf in flat)
+            weights = 1.0 / jnp.sqrt(jnp.sum(gramian, axis=0))  # all entries are used
+            h = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), stacked)
+        else:
+            weights, memory = weigh(losses, memory)
+            (h,) = pull(weights)
+        updates, opt_state = ADAM.update(h, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, memory), losses
+
+    history = (jnp.zeros((5, k)), jnp.zeros((), jnp.int32)) if kind == SOFTADAPT else ()
+    return step, (model.params, ADAM.init(model.params), history)
+
+
+def steps_of(model: Model) -> dict[str, tuple[Step, Any]]:
+    by_hand = {kind: step_by_hand(model, kind) for kind in (SOFTMAX, SOFTADAPT, VMAP)}
+    library = {
+        name: weighted_step(model, weighting)
+        for name, weighting in weightings(model.num_losses).items()
+    }
+    return {"plain": plain_step(model), **by_hand, **library}
+
+
+def counts(model: Model, step: Step, carry: Any, device: Any) -> dict[str, int]:
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def described(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    lowered = jax.jit(step, donate_argnums=0).lower(*jax.tree.map(described, (carry, model.batch)))
+    found = re.findall(rf" ({'|'.join(LAUNCHES)})\(", lowered.compile().as_text())
+    launched = collections.Counter(found)
+    arrays = len(jax.tree.leaves(carry))
+    return {"arrays": arrays, **{launch: launched[launch] for launch in LAUNCHES}}
+
+
+def count_all(num_losses: int, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """For the described device; `measure` has it done in a process of its own."""
+    from jax.experimental import topologies
+
+    device = topologies.get_topology_desc(
+        platform="cuda", target_config=DEVICE.read_text(), topology="1x1x1"
+    ).devices[0]
+    rows = []
+    for kind in kinds:
+        model = models.MODELS[kind](num_losses)
+        for name, (step, carry) in steps_of(model).items():
+            row = {"model": model.name, "kind": kind, "step": name, "num_losses": num_losses}
+            rows.append({**row, **counts(model, step, carry, device)})
+    return rows
+
+
+def measure(
+    effort: float, report: Report, num_losses: int = K, kinds: Sequence[str] = MODELS
+) -> list[dict[str, Any]]:
+    del effort  # counts are what they are
+    if not is_installed():
+        raise ModuleNotFoundError(
+            "The counts of kernels need JAX's plugin for CUDA, `pip install jax-cuda12-plugin"
+            f"=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}`."
+        )
+    report(f"compiling {', '.join(kinds)} for an H100, K={num_losses}")
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    command = [sys.executable, "-m", "benchmarks.kernels", str(num_losses), *kinds]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(found.stdout)
+
+
+def tables(rows: list[dict[str, Any]]) -> list[Table]:
+    columns = ["step", "arrays", "fusions and calls", "copies", "loops", "conditionals"]
+    found = []
+    for name in dict.fromkeys(row["model"] for row in rows):
+        of_model = [row for row in rows if row["model"] == name]
+        cells = [
+            [
+                row["step"] if " " in row["step"] else f"`{row['step']}`",
+                str(row["arrays"]),
+                str(row["fusion"] + row["custom-call"]),
+                *(str(row[launch]) for launch in LAUNCHES[2:]),
+            ]
+            for row in of_model
+        ]
+        found.append(Table(f"{name}, K={of_model[0]['num_losses']}", columns, cells))
+    return found
+
+
+def draw(area: matplotlib.figure.SubFigure, rows: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    for axes, name in zip(area.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        of_model = [row for row in rows if row["model"] == name]
+        labels = [row["step"] for row in of_model]
+        kernels = [row["fusion"] + row["custom-call"] for row in of_model]
+        copies = [row["copy"] for row in of_model]
+        colours = ["0.5" if label == "plain" or "by hand" in label else "C0" for label in labels]
+        axes.barh(labels, kernels, color=colours, label="fusions and calls")
+        axes.barh(labels, copies, left=kernels, color="C1", label="copies")
+        axes.invert_yaxis()
+        axes.set_title(name)
+        axes.set_xlabel("kernels of a step")
+    axes.legend(loc="lower right")
+
+
+PART = Part(
+    "kernels",
+    "Kernels on a GPU",
+    "What a step launches and carries when it is compiled for an H100, counted without one: "
+    "arrays of parameters and state, fused loops and calls, copies, and the loops and conditionals "
+    "for which the device waits. By hand: a softmax of the losses as weights; SoftAdapt with a "
+    "history and a count as state; `vmap` of the pullback and a Gramian.",
+    measure,
+    tables,
+    draw,
+    5.0,
+)
+
+
+if __name__ == "__main__":
+    print(json.dumps(count_all(int(sys.argv[1]), sys.argv[2:])))

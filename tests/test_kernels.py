@@ -1,0 +1,78 @@
+"""What a step launches and carries on a GPU, counted by compiling for one that is described."""
+
+import pytest
+
+from benchmarks import kernels
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not kernels.is_installed(), reason="needs the plugin for CUDA"),
+]
+
+ON_LOSSES = (
+    "fixed_weights",
+    "initial_loss",
+    "realtime_loss",
+    "softadapt",
+    "softadapt, every=10",
+    "uncertainty",
+    "learned_weights",
+)
+ON_GRADIENTS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
+ADAM_ARRAYS = 3  # count, and two moments of one array
+
+
+@pytest.fixture(scope="module", params=[(4, kernels.MODELS), (8, ("tiny",))], ids=["K=4", "K=8"])
+def counts(request):
+    """By model, then by step."""
+    found = {}
+    for row in kernels.measure(1.0, print, *request.param):
+        found.setdefault(row["kind"], {})[row["step"]] = row
+    return found
+
+
+def test_the_state_is_few_arrays(counts):
+    most = dict.fromkeys(ON_LOSSES, 3) | {
+        "softadapt": 4,
+        "softadapt, every=10": 7,  # the step, the period, and the weights held in it
+        "uncertainty": 3 + ADAM_ARRAYS,
+        "learned_weights": 3 + ADAM_ARRAYS,
+        "gradnorm": 6 + ADAM_ARRAYS,
+        "normalized_gradients": 5,
+        "pcgrad": 5,
+        "mgda": 4,
+    }
+    for steps in counts.values():
+        plain = steps["plain"]["arrays"]
+        assert {name: steps[name]["arrays"] - plain for name in most} == most
+
+
+def test_a_method_on_losses_launches_little_more_than_the_plain_step(counts):
+    for steps in counts.values():
+        plain = steps["plain"]
+        for name in ON_LOSSES:
+            is_longer = name in ("softadapt, every=10", "uncertainty", "learned_weights")
+            assert steps[name]["fusion"] <= plain["fusion"] + (7 if "every" in name else 6)
+            assert steps[name]["copy"] <= plain["copy"] + (4 if is_longer else 2)
+            assert steps[name]["custom-call"] <= plain["custom-call"]
+
+
+def test_softadapt_launches_little_more_than_a_softmax_of_the_losses_by_hand(counts):
+    ours, by_hand = counts["tiny"]["softadapt"], counts["tiny"][kernels.SOFTMAX]
+    if ours["num_losses"] == 4:  # by hand the losses leave as one array, ours as eight scalars
+        assert ours["fusion"] <= by_hand["fusion"] + 6
+    assert ours["copy"] <= by_hand["copy"] + 1
+
+
+def test_the_device_waits_for_nothing(counts):
+    """No loop and no branch, up to 8 losses."""
+    for steps in counts.values():
+        for name in (*ON_LOSSES, *ON_GRADIENTS):
+            assert steps[name]["while"] == steps[name]["conditional"] == 0
+
+
+def test_gradients_of_one_output_are_pulled_back_together(counts):
+    """Then there are few more kernels than with `vmap` by hand; solvers have their own."""
+    steps = counts["tiny"]
+    more = steps["normalized_gradients"]["fusion"] - steps[kernels.VMAP]["fusion"]
+    assert more <= 6 + steps["plain"]["fusion"] - steps[kernels.SOFTMAX]["fusion"]
