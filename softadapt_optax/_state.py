@@ -105,20 +105,20 @@ def observed(
         counts_before = jnp.zeros_like(losses)
         means = jnp.where(is_here, losses, 0.0)  # whatever the others are
         is_new, is_due, is_looked_at = is_here, jnp.ones((), dtype=bool), jnp.ones((), dtype=bool)
+        step_count = _next_count(state.step_count, 1) if is_kept(state.step_count) else ()
         period_records: PyTree = ()
     else:
         means_before, counts_before = jnp.unstack(state.period_records)
         counts = counts_before + is_here.astype(losses.dtype)
         means = running_mean(means_before, jnp.where(is_here, losses, means_before), counts)
         is_first = is_here & (record_counts == 0) & (counts_before == 0)
-        is_due = (state.step_count + 1) % every == 0
+        step_count = _next_count(state.step_count, every)
+        is_due = step_count % every == 0
         is_looked_at = is_due | ~all_over(~is_first)
-        in_record = is_here if needs_gradients else (counts > 0) & (factors > 0)
-        is_new = jnp.where(is_due, in_record, is_first)
+        has_news = is_here if needs_gradients else (counts > 0) & (factors > 0)
+        is_new = has_news & (is_due | (record_counts == 0))
         period_records = paired(means, counts)
-    is_known = is_here
-    if not needs_gradients:
-        is_known = is_new | (record_counts > 0) | (counts_before > 0)
+    is_known = is_here if needs_gradients else is_new | (record_counts > 0)
     return Observation(
         losses=jnp.where(is_new, means, recorded_losses),
         is_finite=all_over(jnp.isfinite(means)),
@@ -127,7 +127,7 @@ def observed(
         factors=factors,
         counted=is_known & (factors > 0),
         record_counts=record_counts + is_new.astype(record_counts.dtype),
-        step_count=_next_count(state.step_count, every) if is_kept(state.step_count) else (),
+        step_count=step_count,
         is_due=is_due,
         is_looked_at=is_looked_at,
         is_start=all_over((record_counts == 0) & (counts_before == 0)),

@@ -12,6 +12,7 @@ import optax
 import softadapt_optax as sa
 
 NAMES = ("far", "near", "small")  # of the losses of `quadratic_losses`, sorted
+JAX_VERSION = tuple(int(part) for part in jax.__version__.split(".")[:3])
 OPTAX_VERSION = tuple(int(part) for part in optax.__version__.split(".")[:3])
 
 # A function without the type checks that conftest.py puts around it, to see our own errors.

@@ -28,7 +28,7 @@ def softadapt_weights(
     """The weights after each step of a trajectory of losses, both of shape [steps, K].
 
     A loss is what its own list of records says, in which only steps with data leave something;
-    before its first record it gets the mean of the others' weights.
+    before it is seen it gets the mean of the others' weights.
     """
     trajectory = np.asarray(trajectory, dtype=np.float64)
     steps, num_losses = trajectory.shape
@@ -38,11 +38,15 @@ def softadapt_weights(
     period: list[list[float]] = [[] for _ in range(num_losses)]
     weights_of_steps = []
     for step in range(steps):
+        is_first = [
+            present[step, k] and not records[k] and not period[k] for k in range(num_losses)
+        ]
         for k in np.flatnonzero(present[step]):
             period[k].append(trajectory[step, k])
         is_due = (step + 1) % every == 0
-        if is_due or step == 0:  # the first step looks ahead
-            seen = [[*r, np.mean(p)] if p else r for r, p in zip(records, period, strict=True)]
+        if is_due or any(is_first):  # a loss without a record is looked at ahead of it
+            pairs = zip(records, period, strict=True)
+            seen = [[*r, np.mean(p)] if p and (is_due or not r) else r for r, p in pairs]
             options = (beta, history, order, rate, normalized, loss_weighted, eps)
             alpha = weights_of_records(seen, *options) * factors
             weights = alpha / alpha.sum() * weight_sum

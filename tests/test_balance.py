@@ -175,13 +175,13 @@ def test_priorities_and_weights_near_the_largest_number(largest):
     np.testing.assert_allclose(weights[0], [0.25, 0.75], rtol=1e-6)
 
 
-def test_traced_priorities_that_are_all_zero_give_equal_weights():
+def test_traced_priorities_that_are_all_zero_leave_all_losses_out():
     def weights(priorities):
         tx = sa.softadapt(2, priorities=priorities, weight_sum=2.0)
         return jnp.stack([sa.loss_weights(tx.init(None)), weights_along(tx, jnp.ones((6, 2)))[-1]])
 
     rows = jax.vmap(weights)(jnp.asarray([[0.0, 0.0], [1.0, 3.0]]))
-    np.testing.assert_allclose(rows, [[[1.0, 1.0]] * 2, [[0.5, 1.5]] * 2])
+    np.testing.assert_allclose(rows, [[[0.0, 0.0]] * 2, [[0.5, 1.5]] * 2])
 
 
 def test_all_weights_zero_become_the_priorities():

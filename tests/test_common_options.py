@@ -339,10 +339,38 @@ def test_a_constant_schedule_is_a_number():
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
-def test_a_step_that_is_dropped_does_not_count_for_a_schedule():
+def test_a_step_that_is_dropped_keeps_the_weights_and_does_not_count_for_a_schedule():
     tx = sa.fixed_weights([1.0, optax.linear_schedule(0.0, 1.0, 10)])
     trajectory = np.array([[1.0, 1.0], [1.0, np.nan], [1.0, 1.0]])
-    np.testing.assert_allclose(weights_along(tx, trajectory)[:, 1], [0.0, 0.1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(weights_along(tx, trajectory)[:, 1], [0.0, 0.0, 0.1], rtol=1e-6)
+
+
+@each_method
+@pytest.mark.parametrize("weight_sum", [None, 3.0])
+def test_a_loss_is_left_out_while_its_schedule_gives_no_positive_number(method, weight_sum):
+    """Whatever it gives, the step counts, and the schedule goes on."""
+    values = jnp.asarray([np.nan, np.inf, -1.0, 0.0, 1.0, 1.0])
+    schedule = lambda step: values[step]
+    others = lambda step: jnp.where(step == 3, 0.0, 1.0)  # once all are left out
+    options = {} if weight_sum is None else {"weight_sum": weight_sum}
+    losses, gradients = history_of(3)
+    tx = METHODS[method](3, priorities=[others, schedule, others], **options)
+    weights = weights_of_steps(tx, losses[:6], gradients[:6])
+    assert jnp.all(jnp.isfinite(weights))
+    np.testing.assert_array_equal(weights[:4, 1], 0.0)
+    np.testing.assert_array_equal(weights[3], 0.0)
+    assert not np.signbit(weights).any()
+    assert jnp.all(jnp.sum(weights[jnp.asarray([0, 1, 2, 4, 5])], axis=1) > 0)
+    if not method.startswith("mgda"):  # which may give a weight of zero
+        assert jnp.all(weights[4:, 1] > 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_beta_that_is_not_finite_gives_equal_weights_in_its_step(value):
+    tx = sa.softadapt(2, lambda step: jnp.where(step < 2, value, 1.0), history=2)
+    weights = weights_along(tx, np.array([[1.0, 1.0], [2.0, 1.0], [4.0, 1.0], [8.0, 1.0]]))
+    np.testing.assert_allclose(weights[:2], 0.5)
+    np.testing.assert_allclose(weights[2, 0], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from helpers import PROBLEMS, training_step
+from helpers import JAX_VERSION, PROBLEMS, training_step
 
 import softadapt_optax as sa
 
@@ -186,7 +186,8 @@ def bytes_of_steps(weightings, problem=None):
 def test_the_lean_form_of_a_deep_network_takes_little_memory(method):
     make = GRADIENT_METHODS[method]
     plain, lean, kept = bytes_of_steps([sa.fixed_weights([1.0] * K), make(K, lean=True), make(K)])
-    assert lean <= 2 * plain
+    # The XLA of newer versions copies donated parameters that several backward passes use.
+    assert lean <= (2 if JAX_VERSION < (0, 11) else 2.6) * plain
     assert lean < 0.4 * kept
 
 

@@ -341,11 +341,50 @@ def test_held_weights_keep_their_share_where_only_ratios_count():
     np.testing.assert_allclose(some[6, 2], full[3, 2], atol=0.01)
 
 
-def test_a_loss_that_was_never_seen_is_held_at_the_mean_of_the_others():
+def test_a_loss_that_comes_between_two_records_is_looked_at_at_once():
     tx = make("realtime_loss", 3, every=10)
     losses = np.array([[1e-3, 2e-3, 5.0], [1e-3, 2e-3, 5.0]])
     weights, _ = presence_of(tx, losses, np.zeros((2, 3, 1)), np.array([[1, 1, 0], [1, 1, 1]]))
-    np.testing.assert_allclose(weights, [[1000.0, 500.0, 0.0], [1000.0, 500.0, 750.0]])
+    np.testing.assert_allclose(weights, [[1000.0, 500.0, 0.0], [1000.0, 500.0, 0.2]])
+
+
+@pytest.mark.parametrize(
+    ("method", "units"), [(name, "initial") for name in METHODS] + [("realtime_loss", "current")]
+)
+def test_a_loss_that_comes_between_two_records_has_its_unit_at_once(method, units):
+    """Without it the step would be larger by the size of the loss."""
+    losses = np.broadcast_to([1e6, 1.0, 2.0], (10, 3))
+    gradients = np.eye(3)[None] * losses[:, :, None]
+    late, together = np.ones((2, 10, 3), dtype=bool)
+    late[:7, 0] = False
+    late[:2, 1] = False  # and one in the first period
+    tx = make(method, 3, units=units, every=5)
+    weights, _ = presence_of(tx, losses, gradients, late)
+    wanted, _ = presence_of(tx, losses, gradients, together)
+    assert (weights[late] * np.broadcast_to(losses, late.shape)[late]).max() < 20
+    assert (wanted * losses).max() < 20
+    np.testing.assert_array_equal(weights[~late], 0.0)
+
+
+def test_nothing_present_in_the_first_step_does_not_spend_the_look_ahead():
+    present = np.ones((3, 2), dtype=bool)
+    present[0] = False
+    losses = np.broadcast_to([1e6, 1.0], (3, 2))
+    tx = make("realtime_loss", 2, every=5)
+    weights, _ = presence_of(tx, losses, np.zeros((3, 2, 1)), present)
+    np.testing.assert_allclose(weights, [[0.0, 0.0], [1e-6, 1.0], [1e-6, 1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["normalized_gradients", "mgda", "gradnorm"])
+def test_an_absent_loss_does_not_slow_down_smoothing(method):
+    """Under a weight sum what is averaged are shares, before an absence and after it."""
+    tx = make(method, 2, smoothing=0.9, weight_sum=1.0)
+    gradients = np.broadcast_to(np.diag([1.0, 1e3]), (3, 2, 2))
+    present = np.array([[True, True], [False, True], [True, True]])
+    weights, state = presence_of(tx, np.ones((3, 2)), gradients, present)
+    np.testing.assert_allclose(jnp.sum(state.held_weights), 1.0, rtol=1e-5)
+    everyone, _ = presence_of(tx, np.ones((2, 2)), gradients[:2], np.ones((2, 2), dtype=bool))
+    np.testing.assert_allclose(weights[2], everyone[1], rtol=0.02)
 
 
 @pytest.mark.parametrize("method", METHODS)

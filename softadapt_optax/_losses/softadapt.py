@@ -262,7 +262,9 @@ def softadapt(
         rates = _rates_of_change(loss_history, is_counted, is_warm, degree, rate, normalized, eps)
         weights = _exponential_weights(
             rates,
-            beta=beta(components.step) if callable(beta) else beta,
+            beta=jnp.nan_to_num(beta(components.step), posinf=0.0, neginf=0.0)
+            if callable(beta)
+            else beta,
             mean_losses=_mean_losses(loss_history, counts) if loss_weighted else None,
             counted=is_counted,
         )
