@@ -3,8 +3,9 @@
     python -m benchmarks [--only PART ...] [--losses 4] [--effort 1.0] [--out benchmark_results]
 
 The parts are `cost` (a step of every method on six models), `peers` (against PyTorch, with the
-extra "peers"), `growth` (with losses, parameters and history) and `alone` (the weights without a
-model). It takes about ten minutes on two cores, on which nothing else should run. The figures go
+extra "peers"), `growth` (with losses, parameters and history), `alone` (the weights without a
+model) and `kernels` (what a step launches on a GPU, counted without one, with the extra "kernels").
+It takes about ten minutes on two cores, on which nothing else should run. The figures go
 into `benchmarks.json`, and page and picture that are made from it stand beside it. With `--only`
 the other parts stay as they are in that file. The page of the repository was made with `--losses 2
 4 8 --publish`, which takes twice as long; the README takes its figures from there by `python -m
@@ -22,7 +23,7 @@ import matplotlib.pyplot as plt
 import rich.console
 import rich.progress
 
-from benchmarks import alone, cost, growth, peers
+from benchmarks import alone, cost, growth, kernels, peers
 from benchmarks.common import Part, machine, markdown, measured_on, rich_table, rounded
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -30,7 +31,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 OUT = pathlib.Path("benchmark_results")
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = ROOT / "docs" / "images" / "benchmarks.png"
-PARTS: dict[str, Part] = {part.PART.name: part.PART for part in (cost, peers, growth, alone)}
+PARTS: dict[str, Part] = {
+    part.PART.name: part.PART for part in (cost, peers, growth, alone, kernels)
+}
 
 Reports = dict[str, dict[str, Any]]  # by name of the part: machine, minutes, figures
 
