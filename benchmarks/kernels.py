@@ -195,14 +195,14 @@ def draw(area: matplotlib.figure.SubFigure, rows: list[dict[str, Any]]) -> None:
 PART = Part(
     "kernels",
     "Kernels on a GPU",
-    "What a step launches and carries when it is compiled for an H100, counted without one: arrays "
-    "of parameters and state, fused loops and calls, copies, and the loops and conditionals for "
-    "which the device waits. They are what small steps cost on a GPU: on an H100 about one "
-    "microsecond a kernel, three for each array of a state that is handed over in a call, and 15 to "
-    "36 for a turn of a loop or a branch that depends on data. By hand: a softmax of the losses "
-    "as weights; SoftAdapt with a history and a count as state; `vmap` of the pullback and a "
-    "Gramian. The plain step and the library's return the losses one by one, those by hand as one "
-    "array.",
+    "What a step launches and carries when it is compiled for an H100, counted without one: "
+    "arrays of parameters and state, fused loops and calls, copies, and the loops and "
+    "conditionals for which the device waits. They are what small steps cost on a GPU: on an "
+    "H100 about one microsecond a kernel, three for each array of a state that is handed over "
+    "in a call, and 15 to 36 for a turn of a loop or a branch that depends on data. By hand: a "
+    "softmax of the losses as weights; SoftAdapt with a history and a count as state; `vmap` of "
+    "the pullback and a Gramian. The plain step and the library's return the losses one by one, "
+    "those by hand as one array.",
     measure,
     tables,
     draw,
