@@ -56,7 +56,8 @@ def taken(
             f"The losses should have the names of the weights, priorities or units, "
             f"{', '.join(names)}, got losses without names, whose order may be another. Remedy: "
             "return the losses as a dictionary by name, and beside stacked gradients pass it as "
-            "`losses`, or give the names in the order of the losses in the place of their number."
+            "`losses`, or, where the transformation is made with the number of losses, give the names "
+            "in the order of the losses in its place."
         )
     return grads.reordered(order_of(names, tuple(grads.names), "The losses"))
 
