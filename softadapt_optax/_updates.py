@@ -56,8 +56,8 @@ def taken(
             f"The losses should have the names of the weights, priorities or units, "
             f"{', '.join(names)}, got losses without names, whose order may be another. Remedy: "
             "return the losses as a dictionary by name, and beside stacked gradients pass it as "
-            "`losses`, or, where the transformation is made with the number of losses, give the names "
-            "in the order of the losses in its place."
+            "`losses`, or, where the transformation is made with the number of losses, give the "
+            "names in the order of the losses in its place."
         )
     return grads.reordered(order_of(names, tuple(grads.names), "The losses"))
 
@@ -228,9 +228,10 @@ def _with_losses(grads: ComponentGrads, losses: PyTree, order: Names | None) -> 
 def _refuse_unnamed(losses: PyTree, names: Names) -> None:
     """Raises for losses by position where two orders are possible."""
     if names_of(losses) is None and jax.tree.leaves(losses):
+        got = "an array" if jax.tree_util.all_leaves([losses]) else f"a {type(losses).__name__}"
         raise ValueError(
             f"`losses` should go by name beside names that are not sorted, {', '.join(names)}, got "
-            f"{type(losses).__name__} without names. It might be in the order of these names or in "
+            f"{got} without names. It might be in the order of these names or in "
             "that of the losses in a dictionary, which is sorted, as `grads.losses` is. Remedy: "
             f"pass them by name, `losses={by_name(names)}`."
         )
@@ -305,8 +306,8 @@ def _causes_of_number(
         without = ", ".join(name for name in found if name not in names)
         return [f"the transformation was made without {without}, which the loss function returns"]
     if names is not None:
-        where = "the names" if is_ordered else "`units`, `priorities` or the weights"
-        return [f"a loss has another name than in {where} of the transformation"]
+        where = "" if is_ordered else "`units`, `priorities` or the weights of "
+        return [f"a loss has another name than in {where}the transformation"]
     return [other_number, left_out] if size < num_losses else [other_number, examples]
 
 

@@ -188,7 +188,11 @@ def test_names_that_differ_are_listed_alone(names):
             PDE,
             r"\(missing: data; unexpected: ic\). .* another name than in `units`",
         ),
-        (lambda: sa.softadapt(["pde", "bc", "data"]), PDE, "another name than in the names of the"),
+        (
+            lambda: sa.softadapt(["pde", "bc", "data"]),
+            PDE,
+            "another name than in the transformation",
+        ),
     ],
 )
 def test_the_cause_of_other_names(make, names, message):
