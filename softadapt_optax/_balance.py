@@ -60,7 +60,8 @@ def balance(
     with leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of K
     scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place
     of theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be
-    checked in full. Other keyword arguments are ignored.
+    checked in full. Other keyword arguments are ignored, but for a misspelt ``losses`` or
+    ``present``.
 
     ``present``, K bools that may be traced, says which losses have data in this batch. A loss that
     is absent changes nothing but itself: it gets weight 0 in this step, whatever its value is, and
@@ -80,7 +81,9 @@ def balance(
     losses, a dictionary say; names on both sides have to be the same. By position the order is
     that of the names in ``num_losses``. Without them it is the ``jax.tree.leaves`` order of the
     losses, where names are sorted: beside losses with names a list is refused, unless its entries
-    are equal, and an array is taken in that order.
+    are equal, and an array is taken in that order. Where the names in ``num_losses`` are not
+    sorted, ``losses=`` have to go by name, as two orders are possible then: that of the names and
+    that of ``ComponentGrads.losses`` and ``stack()``.
 
     Args:
       weighting: the method, a :class:`Weighting`.
@@ -127,9 +130,10 @@ def balance(
 
     Raises:
       TypeError: an argument has the wrong type.
-      ValueError: an argument is out of its range (Python and NumPy values are looked at, JAX
-        arrays are not); ``update`` gets updates that are neither ``ComponentGrads`` of K losses
-        nor K stacked gradients with ``losses``, or a state made with other options.
+      ValueError: an argument is out of its range (traced arrays are not looked at; a traced unit
+        that is not positive gives NaN); ``update`` gets updates that are neither
+        ``ComponentGrads`` of K losses nor K stacked gradients with ``losses``, or a state made with
+        other options.
 
     Examples:
       A method of one's own, weights proportional to the square of each loss:
@@ -306,8 +310,9 @@ def _kept(
     weights = _scaled(options, look.held_weights, seen.factors, units)
     if not options.holds_weights:
         new = new._replace(held_weights=())
-    # Scaled to a sum they are finite if they were before.
-    checked = weights if options.weight_sum is None else look.held_weights
+    # Scaled to a sum they are finite if they were before, and nothing waits for the sum.
+    is_scaled = options.weight_sum is not None and options.units is None
+    checked = look.held_weights if is_scaled else weights
     is_good = seen.is_finite & all_over(jnp.isfinite(checked))
     is_good &= stays_finite(new.weighting_state, old.weighting_state, options.needs.starts_finite)
     for products in jax.tree.leaves((new.gradient_norms, new.gradient_cosines)):

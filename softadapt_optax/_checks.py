@@ -1,11 +1,10 @@
 """Checks of the factories' options, which have one message style in common.
 
-They look at Python and NumPy values. JAX arrays pass, traced or not: what is in them may be known
-only when the step runs, and looking would wait for the device.
+They look at all values but those of traced arrays, which are known only when the step runs.
 """
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +15,16 @@ from jaxtyping import PyTree
 
 from softadapt_optax._per_loss import (
     Names,
+    at_step,
+    by_name,
     check_component_shapes,
     check_position,
+    dtype_of,
+    has_no_order,
+    is_known,
+    is_numeric,
     names_of,
+    order_of,
     shapes_at_step,
 )
 
@@ -65,18 +71,46 @@ def check_number(
     below: float = np.inf,
 ) -> None:
     """Raises unless ``value`` is a finite number, also as a float32, within the given bounds."""
-    if isinstance(value, jax.Array | np.ndarray) and value.shape != ():
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    if is_array and value.shape != ():
         raise ValueError(f"`{name}` should be a scalar, got shape {value.shape}.")
-    if isinstance(value, jax.Array):
-        return
-    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.ndarray):
+    if not _is_real_array(value) if is_array else not _is_real_number(value):
         raise TypeError(f"`{name}` should be a number, got {type(value).__name__} {value!r}.")
+    if not is_known(value):
+        return
     rounded = _rounded(value)
     is_low = (positive and rounded <= 0) or (nonnegative and rounded < 0)
     if not np.isfinite(rounded) or is_low or rounded >= below:
         bound = " and > 0" if positive else " and >= 0" if nonnegative else ""
         bound += f" and < {below:g}" if np.isfinite(below) else ""
-        raise ValueError(f"`{name}` should be finite{bound} in {rounded.dtype}, got {value}.")
+        dtype, cause = (dtype_of(value), _INJECTED) if _is_narrow(value) else (rounded.dtype, "")
+        raise ValueError(f"`{name}` should be finite{bound} in {dtype}, got {value}.{cause}")
+
+
+_INJECTED = (
+    " Likely cause: `optax.inject_hyperparams` has rounded it to the dtype of the parameters; give "
+    "it another one by its `hyperparam_dtype`."
+)
+
+
+def check_eps(eps: Any) -> None:
+    """Raises unless ``eps`` is > 0; what float16 has rounded to 0 is replaced where it is used."""
+    check_number("eps", eps, positive=not _is_narrow(eps), nonnegative=True)
+
+
+def _is_narrow(value: Any) -> bool:
+    """Whether it is an array of a floating-point dtype below float32."""
+    return isinstance(value, jax.Array) and bool(
+        jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
+    )
+
+
+def _is_real_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_real_array(value: Any) -> bool:
+    return is_numeric(value.dtype) and not jnp.issubdtype(value.dtype, jnp.complexfloating)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
@@ -105,18 +139,39 @@ def check_losses(num_losses: Any, **by_loss: PyTree) -> tuple[int, Names | None,
             "`num_losses` should be the number of losses or a sequence of their names, got the "
             f"string {num_losses!r}."
         )
+    if has_no_order(num_losses) or isinstance(num_losses, Mapping):
+        cause = (
+            "A set has no order."
+            if isinstance(num_losses, set | frozenset)
+            else "Remedy: make a list of it."
+        )
+        raise TypeError(
+            "`num_losses` should be an integer, or a list or tuple of names, got "
+            f"{type(num_losses).__name__} {num_losses!r}. {cause}"
+        )
     options = {
         name: shapes_at_step(values)
         for name, values in by_loss.items()
         if values is not None and not isinstance(values, str)
     }
-    if isinstance(num_losses, Sequence | np.ndarray):
-        return len(num_losses), _checked_names(list(num_losses)), True
+    given = {name: names for name, option in options.items() if (names := names_of(option))}
+    if isinstance(num_losses, Sequence) or (isinstance(num_losses, np.ndarray) and num_losses.ndim):
+        names = _checked_names(list(num_losses))
+        _check_same_names(names, "the losses", given)
+        return len(names), names, True
     check_integer("num_losses", num_losses, at_least=1)
-    names = next((n for n in map(names_of, options.values()) if n is not None), None)
+    if not given:
+        return int(num_losses), None, False
+    first, first_names = next(iter(given.items()))
+    _check_same_names(first_names, f"`{first}`", given)
     for name, values in options.items():
-        check_position(values, name, names, None)
-    return int(num_losses), names, False
+        check_position(values, name, first_names, None)
+    return int(num_losses), first_names, False
+
+
+def _check_same_names(wanted: Names, whose: str, given: Mapping[str, Names]) -> None:
+    for option, names in given.items():
+        order_of(wanted, names, f"The entries of `{option}`", whose)
 
 
 def size_of(num_losses: Any) -> int:
@@ -138,9 +193,25 @@ def _checked_names(names: Sequence[Any]) -> Names:
 def check_units(units: Any, num_losses: int) -> None:
     """Raises unless ``units`` are K positive numbers or one of the words for losses."""
     if isinstance(units, str):
-        check_choice("units", units, (None, "initial", "current"))
-    elif units is not None:
-        check_factors("units", units, num_losses, positive=True)
+        check_choice("units", units, (None, *_UNIT_WORDS))
+        return
+    if units is None:
+        return
+    leaves = jax.tree.leaves(units)
+    if any(map(callable, leaves)):
+        raise TypeError(
+            "`units` should be numbers, or one of the words for losses, got a function. Units take "
+            "no schedule; `priorities` do."
+        )
+    if any(isinstance(leaf, str) and leaf in _UNIT_WORDS for leaf in leaves):
+        raise ValueError(
+            "`units` should be a number for each loss, or one word for all of them, such as "
+            f'"initial", got {units}. A mix of words and numbers is not possible.'
+        )
+    check_factors("units", units, num_losses, positive=True)
+
+
+_UNIT_WORDS = ("initial", "current")
 
 
 def check_factors(name: str, values: PyTree, num_losses: int, *, positive: bool = False) -> None:
@@ -149,17 +220,20 @@ def check_factors(name: str, values: PyTree, num_losses: int, *, positive: bool 
     Of functions of the step only the number of their results is looked at.
     """
     shapes = shapes_at_step(values)
-    if jax.tree_util.all_leaves([shapes]) and np.ndim(shapes) == 0 and not isinstance(shapes, str):
+    is_scalar = jax.tree_util.all_leaves([shapes]) and np.ndim(shapes) == 0
+    if is_scalar and callable(values):
+        raise ValueError(
+            f"`{name}` should be a number for each loss, got a function that returns the single "
+            f"number {at_step(values, 0)} in the first step. Remedy: let it return them all, "
+            f"{by_name(['pde'])[:-1]}, ...}}, or put it in the place of one of them."
+        )
+    if is_scalar and is_numeric(dtype_of(shapes)):
         raise ValueError(
             f"`{name}` should be a number for each loss, got the single number {values}. Likely "
             f"cause: the number of losses in their place; for one loss alone it is [{values}]."
         )
     check_component_shapes(name, shapes, num_losses)
-    leaves = [
-        leaf
-        for leaf in jax.tree.leaves(values)
-        if not isinstance(leaf, jax.Array) and not callable(leaf)
-    ]
+    leaves = [leaf for leaf in jax.tree.leaves(values) if is_known(leaf)]
     known = np.concatenate([np.ravel(_rounded(leaf)) for leaf in [*leaves, []]])
     if not np.all(np.isfinite(known) & (known > 0 if positive else known >= 0)):
         bound = "> 0" if positive else ">= 0"

@@ -50,7 +50,9 @@ class ComponentGrads:
 
     Attributes:
       losses: the K component losses, shape [K], in ``jax.tree.leaves`` order of what the
-        loss function returned (dictionary keys sorted), float32, or float64 under x64.
+        loss function returned (dictionary keys sorted), float32, or float64 under x64. Names that
+        a transformation was made with do not change it: beside stacked gradients pass to
+        ``update`` the losses by name, as the loss function returned them.
       names: their K paths in what the loss function returned, such as ``"mse"`` or
         ``"outer/inner"``; None where they go by position, as in an array, a list or a tuple.
     """
@@ -79,7 +81,8 @@ class ComponentGrads:
 
         Args:
           weights: :math:`\alpha`, an array or a sequence of K numbers in the order of
-            ``losses``, or a pytree of K scalars in their structure. Each is rounded to the
+            ``losses`` (sorted names for a dictionary), or a pytree of K scalars in their
+            structure, such as ``loss_weights(opt_state, like=losses)``. Each is rounded to the
             dtype of its loss, behind a common scale where float16 cannot hold it.
 
         Returns:
@@ -89,7 +92,7 @@ class ComponentGrads:
         return self._pull(self._ordered(weights, "weights"))
 
     def stack(self) -> PyTree:
-        r"""The K gradients, each leaf of shape [K, \*parameter shape]."""
+        r"""The K gradients in the order of ``losses``, each leaf [K, \*parameter shape]."""
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *self._pull_each())
 
     def gramian(self, mask: PyTree[bool] | None = None) -> Float[Array, "K K"]:

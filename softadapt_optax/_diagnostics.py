@@ -8,8 +8,16 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from softadapt_optax._losses.softadapt import SoftAdaptState
-from softadapt_optax._per_loss import Names, names_of, order_of
+from softadapt_optax._per_loss import (
+    Names,
+    are_sorted,
+    difference,
+    has_no_order,
+    names_of,
+    order_of,
+)
 from softadapt_optax._state import BalanceState
+from softadapt_optax._updates import loss_names_in
 
 
 def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
@@ -22,12 +30,15 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
         Default: an array.
 
     Returns:
-      The weights, shape [..., K], in the order of the losses, that of the names if the
-      transformation was made with names; with ``like`` in its structure and by its names, each of
-      shape [...], a dictionary for a sequence of names. Their sum differs from method to method:
-      divide by it to compare them. That of a loss that was absent in the last step is 0.
+      The weights, shape [..., K], in the order of the losses (sorted names for a dictionary), or
+      in that of the names if the transformation was made with names; with ``like`` in its structure
+      and by its names, each of shape [...], a dictionary for a sequence of names. Where they go on
+      to ``grads.combine`` or :func:`fixed_weights`, which take an array in the order of the losses,
+      pass ``like=losses``. Their sum differs from method to method: divide by it to compare them.
+      That of a loss that was absent in the last step is 0.
 
     Raises:
+      TypeError: ``like`` is a set, the keys of a dictionary or a generator.
       ValueError: ``opt_state`` has the state of no weighting or of more than one, or ``like``
         has not K entries, or other names than the transformation, or is a list of names that are
         not sorted and the transformation has none: where the losses are a dictionary they are in
@@ -44,15 +55,16 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
     """
     state = _balance_state(opt_state)
     weights = _array_in(state.loss_weights)
-    _check_size(like, weights.shape[-1])
+    own_names = loss_names_in(state)
+    _check_like(like, weights.shape[-1], own_names)
     if like is None or _is_array(like):
         return weights
     entries = [weights[..., k] for k in range(weights.shape[-1])]
-    own_names, names = _own_names(state), _names(like)
+    names = _names(like)
     if names is None:
         return jax.tree.unflatten(jax.tree.structure(like), entries)
     if own_names is not None:
-        entries = [entries[k] for k in order_of(names, own_names, "entries of `opt_state`")]
+        entries = [entries[own_names.index(name)] for name in names]
     if _is_of_strings(like):
         _check_sorted(like, own_names)
         return dict(zip(names, entries, strict=True))
@@ -128,9 +140,9 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
     if norms is not None:
         by_loss["gradient_norms"] = norms
 
-    num_losses = weights.shape[-1]
-    _check_size(like, num_losses)
-    names = _labels(like, _own_names(state), num_losses)
+    num_losses, own_names = weights.shape[-1], loss_names_in(state)
+    _check_like(like, num_losses, own_names)
+    names = _labels(like, own_names, num_losses)
     scalars = [
         (f"{quantity}/{name}", values[..., k])
         for quantity, values in by_loss.items()
@@ -156,10 +168,16 @@ def _balance_state(opt_state: PyTree) -> BalanceState:
     leaves = jax.tree.leaves(opt_state, is_leaf=_is_balance_state)
     states = [leaf for leaf in leaves if _is_balance_state(leaf)]
     if len(states) != 1:
+        cause = (
+            "the state has several weightings in it, of several optimizers say; pass the part with "
+            "one of them"
+            if states
+            else "the arguments are swapped, or the state was restored without a template"
+        )
         raise ValueError(
             "`opt_state` should be the state of a chain with one `softadapt`, `balance` or other "
             f"weighting in it, got a {type(opt_state).__name__} with {len(states)}. Likely cause: "
-            "the arguments are swapped, or the state was restored without a template."
+            f"{cause}."
         )
     return states[0]
 
@@ -178,17 +196,26 @@ def _is_array(like: PyTree) -> bool:
     return jax.tree_util.all_leaves([like]) and jnp.ndim(like) > 0
 
 
-def _check_size(like: PyTree | None, num_losses: int) -> None:
+def _check_like(like: PyTree | None, num_losses: int, own_names: Names | None) -> None:
+    """Raises unless ``like`` has K entries, with the names of the losses if both have some."""
     if like is None:
         return
+    if has_no_order(like):
+        raise TypeError(
+            "`like` should be the losses, or a list or tuple of their names, got "
+            f"{type(like).__name__}."
+        )
+    names = None if _is_array(like) else _names(like)
+    if names is not None and own_names is not None:
+        order_of(own_names, names, "`like`")
+    elif names is not None and _is_of_strings(like) and len(set(names)) < len(names):
+        raise ValueError(
+            f"`like` should have a name for each loss, got {', '.join(names)} "
+            f"({difference(names, names)})."
+        )
     size = jnp.shape(like)[-1] if _is_array(like) else len(jax.tree.leaves(like))
     if size != num_losses:
         raise ValueError(f"`like` should have {num_losses} entries, one for each loss, got {size}.")
-
-
-def _own_names(state: BalanceState) -> Names | None:
-    """The names with which the transformation was made."""
-    return tuple(name for names in state.loss_names for name in names) or None
 
 
 def _is_of_strings(like: PyTree) -> bool:
@@ -203,11 +230,9 @@ def _names(like: PyTree) -> Names | None:
 
 def _labels(like: PyTree | None, own_names: Names | None, num_losses: int) -> Names:
     """What each entry of the state is called."""
-    names = None if like is None or _is_array(like) else _names(like)
     if own_names is not None:
-        if names is not None:
-            order_of(own_names, names, "entries of `like`")
         return own_names
+    names = None if like is None or _is_array(like) else _names(like)
     if names is not None and _is_of_strings(like):
         _check_sorted(like, own_names)
     return tuple(map(str, range(num_losses))) if names is None else names
@@ -216,7 +241,7 @@ def _labels(like: PyTree | None, own_names: Names | None, num_losses: int) -> Na
 def _check_sorted(like: PyTree, own_names: Names | None) -> None:
     """Raises for a list of names that would be put on the wrong losses of a dictionary."""
     names = jax.tree.leaves(like)
-    if own_names is None and names != sorted(names):
+    if own_names is None and not are_sorted(names):
         raise ValueError(
             f"`like` should be the losses, or a list of sorted names, got {names}. Losses in a "
             "dictionary are in the order of their sorted names, so that these may be the wrong way "

@@ -75,7 +75,7 @@ class Options(NamedTuple):
         """Raises if the losses have names and an option goes by position."""
         loss_names = None if grads.names is None else tuple(grads.names)
         names = self.names if self.is_ordered else None
-        given = {"weights` or `priorities": self.priorities, "units": self.units}
+        given = {"priorities": self.priorities, "units": self.units}
         for name, values in given.items():
             if values is not None and not isinstance(values, str):
                 check_position(shapes_at_step(values), name, loss_names, names)

@@ -1,6 +1,7 @@
 """What has one entry for each loss: an array [K] or a pytree of K scalars, by name or position."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import jax
@@ -22,14 +23,41 @@ def names_of(values: PyTree) -> Names | None:
     return tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path in paths)
 
 
-def order_of(wanted: Names, given: Names, what: str) -> list[int]:
+def order_of(wanted: Names, given: Names, what: str, whose: str = "the losses") -> list[int]:
     """Where each of the wanted names stands among the given ones, which have to be the same."""
     if sorted(wanted) != sorted(given):
         raise ValueError(
-            f"The {what} should have the names of the losses, {', '.join(wanted)}, got "
-            f"{', '.join(given)}."
+            f"{what} should have the names of {whose}, {', '.join(wanted)}, got "
+            f"{', '.join(given)} ({difference(wanted, given)})."
         )
     return [given.index(name) for name in wanted]
+
+
+def difference(wanted: Names, given: Names) -> str:
+    """In what the given names differ from those that are wanted, one way or the other."""
+    counts = Counter(given)
+    parts = {
+        "missing": [name for name in wanted if name not in counts],
+        "unexpected": [name for name in counts if name not in wanted],
+        "more than once": [name for name, count in counts.items() if count > 1],
+    }
+    return "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items() if names)
+
+
+def are_sorted(names: Sequence[str]) -> bool:
+    """Whether a dictionary of losses has these names in this order, nested or not."""
+    by_part = sorted(names, key=lambda name: name.split("/"))
+    return list(names) == sorted(names) == by_part
+
+
+def by_name(names: Sequence[str], value: str = "...") -> str:
+    """What to write for values by name."""
+    return "{" + ", ".join(f'"{name}": {value}' for name in names) + "}"
+
+
+def has_no_order(values: Any) -> bool:
+    """Whether it is a set, the keys of a dictionary or a generator, which JAX takes as one leaf."""
+    return isinstance(values, Set | Iterator)
 
 
 def is_list(values: PyTree) -> bool:
@@ -51,10 +79,12 @@ def as_component_array(
 def check_component_shapes(name: str, values: PyTree, num_losses: int | None = None) -> None:
     """Raises unless the values are an array [K] of real numbers or a pytree of K of them."""
     leaves = jax.tree.leaves(values)
-    dtypes = [dtype_of(leaf) for leaf in leaves]
-    for dtype in dtypes:
+    for leaf in leaves:
+        dtype = dtype_of(leaf)
         if not is_numeric(dtype) or jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"`{name}` should be real numbers, got dtype {dtype}.")
+            raise TypeError(
+                f"`{name}` should be real numbers, got dtype {dtype}.{_cause_of_no_number(values)}"
+            )
     shapes = [np.shape(leaf) for leaf in leaves]
     is_array = jax.tree_util.all_leaves([values]) and len(shapes[0]) == 1
     if not is_array and not (leaves and all(shape == () for shape in shapes)):
@@ -69,15 +99,32 @@ def check_component_shapes(name: str, values: PyTree, num_losses: int | None = N
         )
 
 
+def _cause_of_no_number(values: PyTree) -> str:
+    if has_no_order(values):
+        return (
+            f" Likely cause: a {type(values).__name__}, which has no order; give numbers by name, "
+            'such as {"pde": 1.0, ...}.'
+        )
+    leaves = jax.tree.leaves(values)
+    strings = [str(name) for leaf in leaves for name in np.ravel(leaf) if isinstance(name, str)]
+    if len(strings) >= len(leaves) and names_of(values) is None and not isinstance(values, str):
+        return (
+            " Likely cause: names without numbers; give numbers by name, such as "
+            f'{{"{strings[0]}": 1.0, ...}}.'
+        )
+    return ""
+
+
 def ordered_array(
     values: PyTree, name: str, num_losses: int, names: Names | None
 ) -> Float[Array, " K"]:
     """The same in the order of the names, if both have some."""
-    array = as_component_array(values, name, num_losses)
     given = names_of(values)
-    if names is None or given is None or given == names:
-        return array
-    return permuted(array, order_of(names, given, f"entries of `{name}`"))
+    order = None
+    if names is not None and given is not None and given != names:
+        order = order_of(names, given, f"The entries of `{name}`")
+    array = as_component_array(values, name, num_losses)
+    return array if order is None else permuted(array, order)
 
 
 def permuted(array: Array, order: Sequence[int]) -> Array:
@@ -86,31 +133,41 @@ def permuted(array: Array, order: Sequence[int]) -> Array:
 
 
 def check_position(
-    values: PyTree, name: str, loss_names: Names | None, names: Names | None
+    values: PyTree,
+    name: str,
+    loss_names: Names | None,
+    names: Names | None,
+    takes_names: bool = True,
 ) -> None:
     """Raises for a list beside losses whose order the user has not given.
 
     Losses in a dictionary are sorted by their names, which is seldom the order of a list. An array,
-    as in a sweep, is taken to be in the order of the losses.
+    as in a sweep, is taken to be in the order of the losses. With ``takes_names`` names may be
+    given in the place of the number of losses.
     """
     if loss_names is None or names is not None or len(loss_names) == 1:
         return
     if is_list(values) and not _are_equal(values):
-        example = ", ".join(f'"{loss}": ...' for loss in loss_names)
         listed = ", ".join(f'"{loss}"' for loss in loss_names)
+        other = (
+            ", or, where the transformation is made with the number of losses, give the names in "
+            f"your order in its place, [{listed}], and lists are in that order"
+        )
         raise ValueError(
-            f"`{name}` should go by the names of the losses, {{{example}}}, got "
+            f"`{name}` should go by the names of the losses, {by_name(loss_names)}, got "
             f"{type(values).__name__} without names. Their order is that of the sorted names, "
-            "seldom that of a list. Remedy: give them by name, or give the names in your order in "
-            f"the place of the number of losses, [{listed}], and lists are in that order."
+            f"seldom that of a list. Remedy: give them by name{other if takes_names else ''}."
         )
 
 
 def _are_equal(values: PyTree) -> bool:
     """Whether all entries are known and the same, so that their order does not matter."""
     leaves = jax.tree.leaves(values)
-    is_known = not any(isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) for leaf in leaves)
-    return is_known and len({float(entry) for leaf in leaves for entry in np.ravel(leaf)}) == 1
+    are_known = all(
+        is_numeric(dtype_of(leaf)) and not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        for leaf in leaves
+    )
+    return are_known and len({float(entry) for leaf in leaves for entry in np.ravel(leaf)}) == 1
 
 
 def count_of(values: PyTree) -> int:
@@ -125,6 +182,13 @@ def dtype_of(leaf: Any) -> Any:
 
 def is_numeric(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))
+
+
+def is_known(leaf: Any) -> bool:
+    """Whether its value can be looked at: it is not traced, and this process has all of it."""
+    if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct) or callable(leaf):
+        return False
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def at_step(values: PyTree, step: ArrayLike) -> PyTree:

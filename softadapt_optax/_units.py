@@ -32,10 +32,16 @@ def new_unit_losses(units: Units, state: BalanceState, seen: Observation) -> PyT
 def units_of(
     units: Units, unit_losses: PyTree, num_losses: int, names: Names | None
 ) -> Float[Array, " K"] | None:
-    """The units, each a positive number whose inverse, and its square, are finite."""
+    """The units, each a positive number whose inverse, and its square, are finite.
+
+    A loss of 0 is none yet and counts as 1. A number that is not positive, which is known of a
+    traced one only here, gives NaN, so that nothing goes on with another unit than was asked for.
+    """
     if units is None:
         return None
-    if not are_losses(units):
-        unit_losses = ordered_array(units, "units", num_losses, names)
-    smallest = float(np.finfo(unit_losses.dtype).tiny) ** 0.5
-    return jnp.where(unit_losses > 0, jnp.maximum(unit_losses, smallest), 1.0)
+    if are_losses(units):
+        sizes, otherwise = unit_losses, 1.0
+    else:
+        sizes, otherwise = ordered_array(units, "units", num_losses, names), jnp.nan
+    smallest = float(np.finfo(sizes.dtype).tiny) ** 0.5
+    return jnp.where(sizes > 0, jnp.maximum(sizes, smallest), otherwise)

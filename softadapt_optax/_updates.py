@@ -1,6 +1,7 @@
 """What ``update`` is given: checked, and brought to one form and one order."""
 
-from typing import Any
+import difflib
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,20 @@ from jaxtyping import Array, Bool, PyTree
 from softadapt_optax._components import ComponentGrads, from_stacked
 from softadapt_optax._per_loss import (
     Names,
+    are_sorted,
     as_component_array,
+    by_name,
     check_position,
+    count_of,
+    difference,
     dtype_of,
     is_list,
     names_of,
     order_of,
     permuted,
+    shapes_at_step,
 )
+from softadapt_optax._state import BalanceState
 
 
 def taken(
@@ -31,12 +38,15 @@ def taken(
 ) -> ComponentGrads:
     """Both forms of ``updates`` as one, with the losses to be used, in the order of the names."""
     refuse_pair(updates)
+    order = names if is_ordered else None
     if isinstance(updates, ComponentGrads):
-        grads = updates if losses is None else _with_losses(updates, losses)
+        grads = updates if losses is None else _with_losses(updates, losses, order)
     else:
         _check_stacked(updates, losses, params, num_losses)
+        if order is not None and not are_sorted(order):
+            _refuse_unnamed(losses, order)
         grads = from_stacked(updates, losses)
-    _check_number(grads, num_losses, names)
+    _check_number(grads, num_losses, names, is_ordered)
     if names is None or tuple(grads.names or ()) == names:
         return grads
     if grads.names is None:
@@ -46,9 +56,10 @@ def taken(
             f"The losses should have the names of the weights, priorities or units, "
             f"{', '.join(names)}, got losses without names, whose order may be another. Remedy: "
             "return the losses as a dictionary by name, and beside stacked gradients pass it as "
-            "`losses`, or give the names in the order of the losses in the place of their number."
+            "`losses`, or, where the transformation is made with the number of losses, give the "
+            "names in the order of the losses in its place."
         )
-    return grads.reordered(order_of(names, tuple(grads.names), "losses"))
+    return grads.reordered(order_of(names, tuple(grads.names), "The losses"))
 
 
 def presence(
@@ -58,20 +69,35 @@ def presence(
     num_losses = grads.losses.size
     if present is None:
         return jnp.ones(num_losses, dtype=bool)
-    for leaf in jax.tree.leaves(present):
-        if jnp.issubdtype(dtype_of(leaf), jnp.inexact):
-            raise TypeError(
-                f"`present` should be True or False for each loss, got dtype {dtype_of(leaf)}. "
-                "Likely cause: a weight or a share of the batch in its place; `present` says "
-                "whether a loss has data at all, `priorities` weigh it."
-            )
-    array = as_component_array(present, "present", num_losses) != 0
     own_names = None if grads.names is None else tuple(grads.names)
-    check_position(present, "present", own_names, names if is_ordered else None)
     given, wanted = names_of(present), names if own_names is None else own_names
-    if given is None or wanted is None or given == wanted:
-        return array
-    return permuted(array, order_of(wanted, given, "entries of `present`"))
+    for leaf in jax.tree.leaves(present):
+        if not any(jnp.issubdtype(dtype_of(leaf), kind) for kind in (jnp.bool_, jnp.integer)):
+            _refuse_presence(leaf, wanted)
+    order = None
+    if given is not None and wanted is not None and given != wanted:
+        order = order_of(wanted, given, "The entries of `present`")
+    array = as_component_array(present, "present", num_losses) != 0
+    check_position(present, "present", own_names, names if is_ordered else None)
+    return array if order is None else permuted(array, order)
+
+
+def _refuse_presence(leaf: Any, names: Names | None) -> NoReturn:
+    """Raises for what is neither True nor False."""
+    example = "" if names is None else f", {by_name(names, 'True')}"
+    if jnp.issubdtype(dtype_of(leaf), jnp.inexact):
+        got = f"dtype {dtype_of(leaf)}"
+        cause = (
+            "a weight or a share of the batch in its place; `present` says whether a loss has data "
+            "at all, `priorities` weigh it"
+        )
+    else:
+        got = f"{type(leaf).__name__} {leaf!r}"
+        cause = "only the names of the losses that have data; say it of each loss"
+    raise TypeError(
+        f"`present` should be True or False for each loss{example}, got {got}. Likely cause: "
+        f"{cause}."
+    )
 
 
 def refuse_pair(updates: Any) -> None:
@@ -84,7 +110,11 @@ def refuse_pair(updates: Any) -> None:
 
 
 def refuse_lazy_arguments(state: Any, extra_args: dict[str, Any]) -> None:
-    """Raises for ``ComponentGrads`` in the place of a state or of another argument."""
+    """Raises for ``ComponentGrads`` in the place of a state or of another argument.
+
+    And for a name that is all but one of ours: what has it would be ignored.
+    """
+    _refuse_misspelt(extra_args)
     if isinstance(state, ComponentGrads):
         raise TypeError("`state` should be an optimizer's state, got `ComponentGrads`.")
     for name, value in extra_args.items():
@@ -97,24 +127,67 @@ def refuse_lazy_arguments(state: Any, extra_args: dict[str, Any]) -> None:
             )
 
 
+def _refuse_misspelt(extra_args: dict[str, Any]) -> None:
+    for name in extra_args:
+        if "_" in name:  # `losses_fn` may be another's
+            continue
+        for own_name in difflib.get_close_matches(name, ("losses", "present"), n=1, cutoff=0.8):
+            raise TypeError(
+                f"`update` should get `losses` or `present`, got `{name}`. Did you mean "
+                f"`{own_name}`? What it does not know is ignored, for transformations behind it."
+            )
+
+
 def check_like(state: PyTree, expected: PyTree, message: str) -> None:
     """Raises unless a state has the structure, shapes and dtypes of another."""
     structures: list[Any] = [jax.tree.structure(state), jax.tree.structure(expected)]
     found, wanted = _describe(state), _describe(expected)
     if structures[0] == structures[1] and found == wanted:
         return
+    head = message.split(" Likely cause:")[0]
     if structures[0] == structures[1] and _describe(state, dtypes=False) == _describe(
         expected, dtypes=False
     ):
-        message = message.split(" Likely cause:")[0] + (
+        message = head + (
             " Likely cause: the dtypes were changed, by `optax.tree.cast` or a change of "
             "`jax_enable_x64`; statistics of losses want float32 or more, so cast the parameters "
             "alone."
         )
+    if found == wanted:
+        of_names = _other_names(state, expected)
+        if of_names:
+            raise ValueError(f"{head} {of_names}")
+        raise ValueError(f"{message} Expected {structures[1]}, got {structures[0]}.")
     raise ValueError(
         f"{message} Expected {type(expected).__name__} with {wanted}, got {type(state).__name__} "
         f"with {found}."
     )
+
+
+def _other_names(state: PyTree, expected: PyTree) -> str:
+    """What is said of the names of the losses in a state, if they are not those expected."""
+    if not (isinstance(state, BalanceState) and isinstance(expected, BalanceState)):
+        return ""
+    found, wanted = loss_names_in(state), loss_names_in(expected)
+    if found == wanted:
+        return ""
+    if found is None or wanted is None:
+        differ = "made with names the one, without the other"
+    else:
+        differ = difference(wanted, found) or "in another order"
+    return (
+        f"It is of losses with other names ({differ}): expected {_listed(wanted)}, got "
+        f"{_listed(found)}. Likely cause: the names were changed after the state was made or saved."
+    )
+
+
+def _listed(names: Names | None) -> str:
+    return "no names" if names is None else ", ".join(names)
+
+
+def loss_names_in(state: BalanceState) -> Names | None:
+    """The names with which the transformation was made."""
+    return tuple(name for names in state.loss_names for name in names) or None
 
 
 def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
@@ -138,39 +211,104 @@ def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     return mask
 
 
-def _with_losses(grads: ComponentGrads, losses: PyTree) -> ComponentGrads:
-    """Other losses beside lazy gradients: an array in their order, or by their names."""
-    if grads.names is not None and is_list(losses):
-        check_position(losses, "losses", tuple(grads.names), None)
+def _with_losses(grads: ComponentGrads, losses: PyTree, order: Names | None) -> ComponentGrads:
+    """Other losses beside lazy gradients, by their names or in their order.
+
+    An array is in the order of the losses, if this is that of the names that the user has given.
+    """
+    if grads.names is not None:
+        own_names = tuple(grads.names)
+        if order is not None and set(own_names) == set(order) and own_names != order:
+            _refuse_unnamed(losses, order)
+        if is_list(losses):
+            check_position(losses, "losses", own_names, None, takes_names=False)
     return grads.with_losses(losses)
 
 
-def _check_number(grads: ComponentGrads, num_losses: int, names: Names | None) -> None:
+def _refuse_unnamed(losses: PyTree, names: Names) -> None:
+    """Raises for losses by position where two orders are possible."""
+    if names_of(losses) is None and jax.tree.leaves(losses):
+        got = "an array" if jax.tree_util.all_leaves([losses]) else f"a {type(losses).__name__}"
+        raise ValueError(
+            f"`losses` should go by name beside names that are not sorted, {', '.join(names)}, got "
+            f"{got} without names. It might be in the order of these names or in "
+            "that of the losses in a dictionary, which is sorted, as `grads.losses` is. Remedy: "
+            f"pass them by name, `losses={by_name(names)}`."
+        )
+
+
+def refusing_positions(
+    tx: optax.GradientTransformationExtraArgs, **by_loss: PyTree
+) -> optax.GradientTransformationExtraArgs:
+    """The same for a factory that has no number of losses: a list beside names is refused."""
+
+    def update_fn(
+        updates: ComponentGrads | PyTree,
+        state: PyTree,
+        params: PyTree | None = None,
+        *,
+        losses: PyTree | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, PyTree]:
+        _refuse_position(updates, losses, by_loss)
+        return tx.update(updates, state, params, losses=losses, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def _refuse_position(updates: Any, losses: PyTree | None, by_loss: dict[str, PyTree]) -> None:
+    lazy_names = updates.names if isinstance(updates, ComponentGrads) else None
+    names = names_of(losses) if lazy_names is None else tuple(lazy_names)
+    for name, values in by_loss.items():
+        if values is not None and names is not None and count_of(values) == len(names):
+            check_position(shapes_at_step(values), name, names, None, takes_names=False)
+
+
+def _check_number(
+    grads: ComponentGrads, num_losses: int, names: Names | None, is_ordered: bool
+) -> None:
     """Raises unless there are K losses, of the names that were given."""
-    found = grads.names
-    is_missing_some = bool(names and found and set(found) < set(names))
-    if grads.losses.size == num_losses and not (names and found and set(found) != set(names)):
+    found = None if grads.names is None else tuple(grads.names)
+    differ = names is not None and found is not None and set(found) != set(names)
+    if grads.losses.size == num_losses and not differ:
         return
     of_names = "" if names is None else f", {', '.join(names)}"
     got = str(grads.losses.size) + ("" if found is None else f", {', '.join(found)}")
-    causes = [
-        "`num_losses`, or the number of fixed weights, is not the number of losses",
-        "the loss function returns the losses of examples instead of their mean",
-    ]
-    if found is not None and len(found) == 1 + num_losses and found[-1] == "1":
-        causes = ["`(losses, aux)` returned without `has_aux=True`"]
-    elif is_missing_some or (found is not None and grads.losses.size < num_losses):
-        causes = [] if is_missing_some else causes[:1]
-        causes += [
-            "a loss that has no data in this batch was left out; return it all the same, as 0.0, "
-            "and say `present={name: False, ...}` in `update`"
-        ]
-    elif names is not None and found is not None and grads.losses.size == num_losses:
-        causes = ["a loss has another name than in the transformation"]
+    if names is not None and found is not None and differ:
+        got += f" ({difference(names, found)})"
+    causes = _causes_of_number(grads.losses.size, num_losses, found, names, is_ordered)
     raise ValueError(
         f"The weighting is made for {num_losses} losses{of_names}, got {got}. Likely cause: "
         f"{', or '.join(causes)}."
     )
+
+
+def _causes_of_number(
+    size: int, num_losses: int, found: Names | None, names: Names | None, is_ordered: bool
+) -> list[str]:
+    """Why there may be other losses than the transformation is made for."""
+    other_number = "`num_losses`, or the number of fixed weights, is not the number of losses"
+    examples = "the loss function returns the losses of examples instead of their mean"
+    left_out = (
+        "a loss that has no data in this batch was left out; return it all the same, as 0.0, and "
+        "say `present={name: False, ...}` in `update`"
+    )
+    if found is None:
+        return [other_number, examples]
+    if len(found) == 1 + num_losses and found[-1] == "1":
+        return ["`(losses, aux)` returned without `has_aux=True`"]
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        return [f"two losses with the same path, {twice}; give one of them another name"]
+    if names is not None and set(found) < set(names):
+        return [left_out]
+    if names is not None and set(names) < set(found):
+        without = ", ".join(name for name in found if name not in names)
+        return [f"the transformation was made without {without}, which the loss function returns"]
+    if names is not None:
+        where = "" if is_ordered else "`units`, `priorities` or the weights of "
+        return [f"a loss has another name than in {where}the transformation"]
+    return [other_number, left_out] if size < num_losses else [other_number, examples]
 
 
 def _describe(tree: PyTree, dtypes: bool = True) -> list[str]:

@@ -69,7 +69,7 @@ def test_the_names_are_those_of_the_diagnostics():
     for name, loss in pde_losses(jnp.ones(2)).items():
         np.testing.assert_allclose(scalars[f"losses/{name}"], loss)
     assert "cosines/pde/bc" in scalars
-    with pytest.raises(ValueError, match="entries of `like` should have the names"):
+    with pytest.raises(ValueError, match="`like` should have the names of the losses"):
         sa.diagnostics(state, like=["a", "b", "c"])
     weights = sa.fixed_weights({"pde": 2.0, "bc": 1.0, "ic": 0.5})
     assert sa.diagnostics(weights.init(None))["weights/pde"] == 2.0
@@ -115,7 +115,11 @@ def test_losses_without_names_beside_weights_with_names_name_the_remedy():
 @pytest.mark.parametrize(
     ("num_losses", "losses", "message"),
     [
-        (PDE, {"pde": 1.0, "bc": 2.0}, "losses, pde, bc, ic, got 2, bc, pde. .*`present={name: F"),
+        (
+            PDE,
+            {"pde": 1.0, "bc": 2.0},
+            r"losses, pde, bc, ic, got 2, bc, pde \(missing: ic\). .*`present={name: F",
+        ),
         (3, {"pde": 1.0, "bc": 2.0}, "made for 3 losses, got 2, bc, pde. .*`present={name: False"),
         (PDE, {"pde": 1.0, "bc": 2.0, "data": 3.0}, "a loss has another name"),
         (2, ({"pde": 1.0, "bc": 2.0}, 3.0), r"got 3, 0/bc, 0/pde, 1. .*`\(losses, aux\)` returned"),
@@ -231,12 +235,20 @@ def test_a_loss_of_zero_is_no_unit(method, units):
         assert jnp.isfinite(value)
 
 
-def test_a_traced_unit_of_zero_gives_no_infinity():
-    def weights(units):
-        return weights_along(sa.softadapt(2, units=units), jnp.ones((3, 2)))[-1]
+def test_a_traced_unit_that_is_not_positive_is_not_a_number():
+    """And no other unit in its place; a tiny one gives no infinity."""
 
-    rows = jax.vmap(weights)(jnp.asarray([[0.0, 2.0], [1e-30, 2.0]]))
-    assert jnp.all(jnp.isfinite(rows))
+    def end(units):
+        tx = sa.softadapt(2, units=units)
+        h, state = tx.update(jnp.ones((2, 3)), tx.init(None), losses=[1.0, 2.0])
+        return h, sa.loss_weights(state), state.loss_records[1]
+
+    units = jnp.asarray([[0.0, 2.0], [-1.0, 2.0], [jnp.nan, 2.0], [1e-30, 2.0]])
+    h, weights, counts = jax.vmap(end)(units)
+    is_good = [False, False, False, True]
+    np.testing.assert_array_equal(jnp.all(jnp.isfinite(h), axis=1), is_good)
+    np.testing.assert_array_equal(jnp.all(jnp.isfinite(weights), axis=1), is_good)
+    np.testing.assert_array_equal(counts[:, 0], is_good)  # the step was dropped
 
 
 @pytest.mark.parametrize(
@@ -252,6 +264,46 @@ def test_a_traced_unit_of_zero_gives_no_infinity():
 def test_wrong_units_are_named(units, message):
     with pytest.raises(ValueError, match=message):
         sa.softadapt(2, units=units)
+
+
+BAD_NUMBERS = {
+    "units": [[0.0, 1.0], [-1.0, 1.0], [np.nan, 1.0], [np.inf, 1.0]],
+    "priorities": [[-1.0, 1.0], [np.nan, 1.0], [0.0, 0.0]],
+    "smoothing": [1.0, -0.1, np.nan],
+    "weight_sum": [0.0, -1.0, np.inf],
+    "beta": [np.nan, np.inf],
+    "eps": [0.0, np.nan],
+}
+
+
+@pytest.mark.parametrize("option", BAD_NUMBERS)
+@pytest.mark.parametrize("convert", [jnp.asarray, np.asarray, lambda value: value])
+def test_the_range_of_all_but_traced_values_is_checked(option, convert):
+    for value in BAD_NUMBERS[option]:
+        with pytest.raises(ValueError, match=f"`{option}` should "):
+            sa.softadapt(2, **{option: convert(value)})
+        jax.make_jaxpr(lambda value: sa.softadapt(2, **{option: value}).init(None))(
+            jnp.asarray(value)
+        )
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [jnp.nan, 1.0]])
+def test_the_range_of_prior_losses_and_weights_is_checked(values):
+    with pytest.raises(ValueError, match="`prior_losses` should be finite and > 0"):
+        sa.prior_loss(jnp.asarray(values))
+    with pytest.raises(ValueError, match="`weights` should be finite and >= 0"):
+        sa.fixed_weights({"a": -jnp.asarray(values[1]), "b": jnp.asarray(2.0)})
+
+
+STATIC = ("num_losses", "history", "order", "every")
+
+
+def test_what_a_narrow_dtype_has_rounded_is_named():
+    tx = optax.inject_hyperparams(sa.softadapt, static_args=STATIC)
+    params = jnp.zeros(3, jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"`smoothing` .* < 1 in bfloat16, got 1.* `hyperparam_"):
+        tx(2, smoothing=0.999).init(params)
+    tx(2, smoothing=0.99).init(jnp.zeros(3, jnp.float16))  # whose 1e-8 is an eps of 0
 
 
 # Smoothing.

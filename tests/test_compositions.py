@@ -135,6 +135,67 @@ def test_line_searches_refuse_losses_beside_stacked_gradients(search):
     tx.update(grads, tx.init(params), params, **search_args)
 
 
+def two_bowls(x):
+    """Two losses in conflict, none of which falls to zero."""
+    curvatures = jnp.asarray([1.0, 3.0, 10.0, 30.0])
+    return {
+        "fit": 0.5 * jnp.sum(curvatures * (x - 1.0) ** 2),
+        "size": 0.5 * jnp.sum((x + 0.5) ** 2) + 0.1,
+    }
+
+
+def lbfgs_run(weighting, steps=30):
+    """How many steps go uphill for the weights of the step, and the losses' sum along the run."""
+    tx = optax.chain(weighting, optax.lbfgs(0.3, linesearch=None))
+
+    def step(carry, _):
+        x, state = carry
+        losses, grads = sa.value_and_component_grads(two_bowls)(x)
+        updates, state = tx.update(grads, state, x)
+        h = grads.combine(sa.loss_weights(state, like=losses))
+        found = jnp.vdot(h, updates) > 1e-6 * jnp.vdot(h, h), sum(losses.values())
+        return (x + updates, state), found
+
+    x = jnp.linspace(-1.0, 2.0, 4)
+    _, found = jax.jit(lambda: jax.lax.scan(step, (x, tx.init(x)), length=steps))()
+    return int(jnp.sum(found[0])), found[1]
+
+
+def frozen_weights():
+    """The remedy: the weights that a method has found, and a memory of their own behind them."""
+    losses, grads = sa.value_and_component_grads(two_bowls)(jnp.linspace(-1.0, 2.0, 4))
+    tx = sa.realtime_loss(2)
+    _, state = tx.update(grads, tx.init(None))
+    return sa.fixed_weights(sa.loss_weights(state, like=losses))
+
+
+@pytest.mark.parametrize(
+    ("make", "goes_uphill"),
+    [
+        (lambda: sa.realtime_loss(2), True),
+        (lambda: sa.mgda(2, "norm", every=2), True),
+        (lambda: sa.fixed_weights([1.0, 1.0]), False),
+        (lambda: sa.initial_loss(2), False),
+        (lambda: sa.prior_loss({"fit": 20.0, "size": 2.0}), False),
+        (lambda: sa.softadapt(2), False),
+        (lambda: sa.uncertainty(2), False),
+        (lambda: sa.learned_weights(2), False),
+        (lambda: sa.gradnorm(2), False),
+        (frozen_weights, False),
+    ],
+)
+def test_lbfgs_goes_uphill_where_the_weights_change_fast(make, goes_uphill):
+    """The page warns of it: differences of h are then no curvature."""
+    uphill, sums = lbfgs_run(make())
+    if goes_uphill:
+        assert uphill >= 3
+        assert sums[-1] > 1000 * sums[0]
+    else:
+        assert uphill <= 4  # where the weights still move a little, at the minimum
+        assert sums[-1] < 0.5 * sums[0]
+        assert jnp.max(sums) <= sums[0]
+
+
 def test_apply_if_finite_behind_catches_a_bad_gradient():
     """A finite loss with a gradient that is not: weights go on, the step is skipped."""
     losses_fn = lambda p: (jnp.sqrt(p), p)
@@ -155,8 +216,8 @@ def test_microbatch_accumulates_losses_and_stacked_gradients():
         return {"square": jnp.mean(y**2), "mean": jnp.mean(y)}
 
     def losses_and_stack(params, x):
-        _, grads = sa.value_and_component_grads(losses_fn)(params, x)
-        return grads.losses, grads.stack()
+        losses, grads = sa.value_and_component_grads(losses_fn)(params, x)
+        return losses, grads.stack()
 
     accumulated = optax.microbatching.microbatch(
         losses_and_stack,

@@ -80,3 +80,28 @@ def test_derivatives_at_gradients_of_zero_are_finite(method):
     x = jnp.asarray([0.5, 2.0])
     for derivative in (jax.grad, jax.jacfwd):
         assert jnp.all(jnp.isfinite(jax.jit(derivative(h_of))(x)))
+
+
+@pytest.mark.parametrize("factory", [sa.uncertainty, sa.learned_weights, sa.gradnorm])
+@pytest.mark.parametrize(
+    ("optimizer", "is_finite"),
+    [
+        (optax.adam(1e-2), False),
+        (optax.adam(1e-2, eps_root=1e-12), True),
+        (optax.sgd(1e-2), True),
+    ],
+)
+def test_derivatives_where_the_inner_gradient_is_zero(factory, optimizer, is_finite):
+    """Equal losses of 1: the page about compositions names the remedy."""
+    tx = factory(2, optimizer=optimizer)
+
+    def end(x):
+        state = tx.init(x)
+        for _ in range(3):
+            _, grads = sa.value_and_component_grads(lambda x: list(x**2))(x)
+            h, state = tx.update(grads, state, x)
+            x = x - 0.1 * h
+        return jnp.sum(x**2)
+
+    assert jnp.isfinite(end(jnp.ones(2)))
+    assert jnp.all(jnp.isfinite(jax.grad(end)(jnp.ones(2)))) == is_finite

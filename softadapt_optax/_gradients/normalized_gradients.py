@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
-from softadapt_optax._checks import check_number
+from softadapt_optax._checks import check_eps, check_number
 from softadapt_optax._gradients.gradnorm import first_seen, inverse_training_rates
 from softadapt_optax._scaling import positive_or
 from softadapt_optax._units import Units
@@ -101,7 +101,7 @@ def normalized_gradients(
       Spaces (kexue.fm), 2022. The rates are those of Chen et al. 2018, see :func:`gradnorm`.
     """
     check_number("rate_exponent", rate_exponent)
-    check_number("eps", eps, positive=True)
+    check_eps(eps)
 
     def init(num_losses: int) -> NormalizedGradientsState:
         return NormalizedGradientsState(initial_losses=jnp.zeros(num_losses, dtype=float))

@@ -7,6 +7,7 @@ from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_factors
 from softadapt_optax._per_loss import count_of
 from softadapt_optax._units import Units
+from softadapt_optax._updates import refusing_positions
 from softadapt_optax._weighting import equal_weights
 
 
@@ -22,6 +23,10 @@ def fixed_weights(weights: PyTree, *, units: Units = None) -> optax.GradientTran
         for losses without names, a sequence or an array of shape [K], traced or not. They are used
         as they are. They, or some of their entries, may be functions of the number of optimizer
         steps before this one, such as Optax schedules (the annealing of a KL term, a curriculum).
+        An array goes in the order of the losses (sorted names for a dictionary). To freeze what a
+        method has found, pass ``loss_weights(opt_state, like=losses)``, which goes by name. By name
+        the state, and so :func:`loss_weights`, has the order of the sorted names, whatever the
+        order in which you have written them.
       units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
         Default: none.
 
@@ -45,4 +50,5 @@ def fixed_weights(weights: PyTree, *, units: Units = None) -> optax.GradientTran
     """
     num_losses = count_of(weights)
     check_factors("weights", weights, num_losses)
-    return balance(equal_weights(), num_losses, priorities=weights, units=units)
+    tx = balance(equal_weights(), num_losses, priorities=weights, units=units)
+    return refusing_positions(tx, weights=weights, units=units)

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
-from softadapt_optax._checks import check_integer, check_number
+from softadapt_optax._checks import check_eps, check_integer
 from softadapt_optax._losses.realtime_loss import EPS, inverse_sizes
 from softadapt_optax._state import running_mean
 from softadapt_optax._units import Units
@@ -90,7 +90,7 @@ def initial_loss(
       Scientific Spaces (kexue.fm), 2022, section on the initial state.
     """
     check_integer("steps", steps, at_least=1)
-    check_number("eps", eps, positive=True)
+    check_eps(eps)
 
     def init(num_losses: int) -> InitialLossState:
         return InitialLossState(initial_losses=jnp.zeros(num_losses, dtype=float))

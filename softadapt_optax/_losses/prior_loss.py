@@ -18,6 +18,7 @@ from softadapt_optax._per_loss import (
     names_of,
     ordered_array,
 )
+from softadapt_optax._updates import refusing_positions
 from softadapt_optax._weighting import equal_weights
 
 
@@ -42,8 +43,9 @@ def prior_loss(
     ``updates`` are those of :func:`balance`.
 
     Args:
-      prior_losses: :math:`f_k^{\text{prior}}` > 0: an array of shape [K], traced or not, or a
-        pytree of K numbers in the structure of the losses.
+      prior_losses: :math:`f_k^{\text{prior}}` > 0: an array of shape [K], traced or not, in the
+        order of the losses (sorted names for a dictionary), or a pytree of K numbers in their
+        structure.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
       priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
         the step (see :func:`balance`). Default: all 1.
@@ -73,10 +75,15 @@ def prior_loss(
       Scientific Spaces (kexue.fm), 2022, section on the prior state.
     """
     num_losses, names = count_of(prior_losses), names_of(prior_losses)
+    if any(map(callable, jax.tree.leaves(prior_losses))):
+        raise TypeError(
+            "`prior_losses` should be numbers, got a function. They take no schedule; `priorities` "
+            "do."
+        )
     check_factors("prior_losses", prior_losses, num_losses, positive=True)
     if priorities is not None:
-        check_factors("priorities", priorities, num_losses)
         check_losses(num_losses, prior_losses=prior_losses, priorities=priorities)
+        check_factors("priorities", priorities, num_losses)
 
     def factors(step: ArrayLike) -> PyTree:
         inverse = 1.0 / as_component_array(prior_losses, "prior_losses")
@@ -87,7 +94,8 @@ def prior_loss(
             return inverse
         return jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(inverse))
 
-    return balance(equal_weights(), num_losses, priorities=factors, weight_sum=weight_sum)
+    tx = balance(equal_weights(), num_losses, priorities=factors, weight_sum=weight_sum)
+    return refusing_positions(tx, prior_losses=prior_losses, priorities=priorities)
 
 
 def cross_entropy_prior(

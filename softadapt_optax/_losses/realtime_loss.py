@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
-from softadapt_optax._checks import check_number
+from softadapt_optax._checks import check_eps
 from softadapt_optax._scaling import positive_or
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import stateless
@@ -78,7 +78,7 @@ def realtime_loss(
       Jianlin Su, *Multi-task learning, part 1: in the name of the loss* (in Chinese),
       Scientific Spaces (kexue.fm), 2022, section on the real-time state.
     """
-    check_number("eps", eps, positive=True)
+    check_eps(eps)
 
     return balance(
         stateless(lambda components: inverse_sizes(components.losses, eps)),

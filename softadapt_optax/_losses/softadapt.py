@@ -11,7 +11,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from numpy.polynomial import legendre
 
 from softadapt_optax._balance import balance
-from softadapt_optax._checks import check_choice, check_flag, check_integer, check_number
+from softadapt_optax._checks import (
+    check_choice,
+    check_eps,
+    check_flag,
+    check_integer,
+    check_number,
+)
 from softadapt_optax._reductions import max_over, sum_over
 from softadapt_optax._scaling import positive_or
 from softadapt_optax._units import Units
@@ -244,7 +250,7 @@ def softadapt(
     if not callable(beta):
         check_number("beta", beta)
     check_number("weight_sum", weight_sum, positive=True)
-    check_number("eps", eps, positive=True)
+    check_eps(eps)
 
     def init(num_losses: int) -> SoftAdaptState:
         return SoftAdaptState(

@@ -100,8 +100,19 @@ def test_names_of_prior_losses_have_to_be_those_of_the_losses():
     tx = sa.prior_loss({"fit": 1.0, "size": 2.0})
     with pytest.raises(ValueError, match="made for 2 losses, fit, size, got 2, fit, sizes"):
         tx.update(jnp.zeros(2), tx.init(None), losses={"fit": 1.0, "sizes": 2.0})
-    with pytest.raises(ValueError, match="the names of the losses, fit, size, got a, b"):
+    with pytest.raises(ValueError, match="names of `prior_losses`, fit, size, got a, b"):
         sa.prior_loss({"fit": 1.0, "size": 2.0}, priorities={"a": 1.0, "b": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("prior", "priorities", "name"),
+    [([1.0, 2.0], None, "prior_losses"), (jnp.asarray([1.0, 2.0]), [1.0, 2.0], "priorities")],
+)
+def test_a_list_beside_losses_with_names_is_refused(prior, priorities, name):
+    tx = sa.prior_loss(prior, priorities=priorities)
+    with pytest.raises(ValueError, match=f"`{name}` should go by .* by name.$"):
+        tx.update(jnp.zeros(2), tx.init(None), losses={"fit": 1.0, "size": 2.0})
+    tx.update(jnp.zeros(2), tx.init(None), losses=[1.0, 2.0])
 
 
 def test_cross_entropy_prior_is_that_of_the_best_constant_prediction():
