@@ -12,16 +12,15 @@ from jaxtyping import Array, Float, PyTree
 
 from softadapt_optax._account import Account, Use, account_of, frees_memory
 from softadapt_optax._arguments import as_scalars, check_pair, positions_of, split_trained
-from softadapt_optax._cotangents import as_cotangents, scaled_back
 from softadapt_optax._devices import (
     axes_of,
     one_of,
     refuse_averages,
-    spread,
     summed_over_pieces,
 )
 from softadapt_optax._masks import merge, select
 from softadapt_optax._misuse import refuse_to_flatten
+from softadapt_optax._passes import BackwardPasses
 from softadapt_optax._per_loss import (
     as_component_array,
     names_of,
@@ -298,66 +297,36 @@ def value_and_component_grads(
         components, pushforward, (losses, aux) = jax.linearize(components_fn, trained, has_aux=True)
         names = _listed_names(losses)
         refuse_averages(pushforward, trained, names or [str(k) for k in range(len(components))])
-        # Inside `shard_map` losses that differ between devices, and then all of them, are added
-        # up over these, as in a sum of the losses, which differs if one of them does.
-        axes = axes_of(components)
 
-        def transpose(linear: Callable[[list[Array]], PyTree], cotangents: PyTree) -> PyTree:
-            (grads,) = jax.linear_transpose(linear, trained)(cotangents)
-            tree = rebuild(grads, [jnp.zeros_like(leaf) for leaf in untrained])
+        def as_gradient(leaves: list[Array]) -> PyTree:
+            tree = rebuild(leaves, [jnp.zeros_like(leaf) for leaf in untrained])
             return tree[0] if is_single else tree
 
-        def pull(weights: Float[Array, " K"]) -> PyTree:
-            cotangents, scale = as_cotangents(weights, components)
-            axes = axes_of((components, cotangents))
-            grads = transpose(
-                lambda tangents: spread(pushforward(tangents), axes), spread(cotangents, axes)
-            )
-            return scaled_back(grads, scale)
-
-        def pull_apart(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
-            def pull_one(k: int) -> PyTree:
-                # Transposing one output alone makes the other cotangents symbolic zeros.
-                return transpose(
-                    lambda tangents: spread(pushforward(tangents)[k], axes),
-                    spread(jnp.ones_like(components[k]), axes),
-                )
-
-            return [pull_one(k) for k in range(len(components))]
-
-        def pull_together(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
-            ones = jnp.eye(len(components))
-            cotangents = [ones[:, k].astype(c.dtype) for k, c in enumerate(components)]
-            stacked = jax.vmap(functools.partial(transpose, pushforward))(cotangents)
-            return [jax.tree.map(operator.itemgetter(k), stacked) for k in range(len(components))]
-
-        def pull_each(pushforward: Callable[[list[Array]], list[Array]]) -> list[PyTree]:
-            return one_of(
-                account().is_vectorized,
-                functools.partial(pull_together, pushforward),
-                functools.partial(pull_apart, pushforward),
-                components,
-            )
+        passes = BackwardPasses(components, trained, as_gradient)
 
         @functools.cache
         def account() -> Account:
             found = account_of(pushforward, trained)
             unused = Use(counts=(0,) * len(components))
             tree = rebuild(found.uses, [unused] * len(untrained))
-            default = None if found.gains_by_vmap and not axes else False
+            default = None if found.gains_by_vmap and not axes_of(components) else False
             return found._replace(
                 uses=jax.tree.leaves(tree),
                 is_vectorized=default if vectorized is None else vectorized,
             )
 
+        def pull_each() -> list[PyTree]:
+            return passes.of_each(pushforward, account().is_vectorized)
+
         def pull_each_anew() -> list[PyTree]:
-            return pull_each(jax.linearize(components_fn, trained, has_aux=True)[1])
+            anew = jax.linearize(components_fn, trained, has_aux=True)[1]
+            return passes.of_each(anew, account().is_vectorized)
 
         grads = ComponentGrads(
             losses=as_component_array(components, "losses"),
             names=names,
-            pull=pull,
-            pull_each=functools.partial(pull_each, pushforward),
+            pull=functools.partial(passes.of_sum, pushforward),
+            pull_each=pull_each,
             pull_each_anew=pull_each_anew,
             account=account,
         )

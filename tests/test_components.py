@@ -3,16 +3,18 @@
 import functools
 import gc
 import inspect
+import re
 import weakref
 
 import flax.linen
 import flax.nnx
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import quadratic_losses, quadratic_params, unchecked
+from helpers import PROBLEMS, quadratic_losses, quadratic_params, unchecked
 
 import softadapt_optax as sa
 
@@ -681,3 +683,49 @@ def test_wrong_number_of_weights():
 def test_names_of_the_losses(build, names):
     _, grads = sa.value_and_component_grads(build)(1.0)
     assert grads.names == names
+
+
+# One backward pass or K.
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_vectorized_gradients_are_those_of_k_passes(kind):
+    losses_fn, params = PROBLEMS[kind](3)
+
+    def gradients(vectorized):
+        _, grads = sa.value_and_component_grads(losses_fn, vectorized=vectorized)(params)
+        return grads.stack(), grads.gramian(), grads.squared_norms()
+
+    apart, together = jax.jit(lambda: (gradients(False), gradients(True)))()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), apart, together
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_common"),
+    [("shared output", True), ("own batches", False), ("trunk and heads", False)],
+)
+def test_gradients_are_formed_together_where_nothing_is_computed_in_vain(kind, is_common):
+    """On CUDA: the choice is made when the program is lowered, so that it can be seen without."""
+    losses_fn, params = PROBLEMS[kind](3)
+
+    def products(vectorized, platform):
+        def stacked(params):
+            both = sa.value_and_component_grads(losses_fn, vectorized=vectorized)(params)
+            return both[1].stack()
+
+        text = jax.export.export(jax.jit(stacked), platforms=[platform])(params).mlir_module()
+        return sorted(re.findall(r"stablehlo.dot_general.* : (.*)", text))
+
+    apart, together = (products(choice, "cuda") for choice in (False, True))
+    assert apart != together
+    assert products(None, "cuda") == (together if is_common else apart)
+    assert products(None, "cpu") == apart
+
+
+def test_large_gradients_are_formed_apart():
+    losses_fn, params = PROBLEMS["shared output"](3, width=64, batch=2**16)
+    _, grads = sa.value_and_component_grads(losses_fn)(params)
+    assert grads._account().is_common
+    assert grads._account().is_vectorized is False
