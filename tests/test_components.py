@@ -716,7 +716,7 @@ def test_gradients_are_formed_together_where_nothing_is_computed_in_vain(kind, i
             return both[1].stack()
 
         text = jax.export.export(jax.jit(stacked), platforms=[platform])(params).mlir_module()
-        return sorted(re.findall(r"stablehlo.dot_general.* : (.*)", text))
+        return sorted(re.findall(r"stablehlo.dot_general.* : (.* -> \S+)", text))
 
     apart, together = (products(choice, "cuda") for choice in (False, True))
     assert apart != together
