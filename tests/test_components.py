@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import PROBLEMS, quadratic_losses, quadratic_params, unchecked
+from helpers import JAX_VERSION, PROBLEMS, quadratic_losses, quadratic_params, unchecked
 
 import softadapt_optax as sa
 
@@ -720,6 +720,8 @@ def test_gradients_are_formed_together_where_nothing_is_computed_in_vain(kind, i
 
     apart, together = (products(choice, "cuda") for choice in (False, True))
     assert apart != together
+    if JAX_VERSION < (0, 10):
+        pytest.skip("both ways stand in the program, of which XLA keeps one")
     assert products(None, "cuda") == (together if is_common else apart)
     assert products(None, "cpu") == apart
 
