@@ -64,15 +64,21 @@ def test_h_is_the_weighted_sum_of_the_gradients():
     tx = sa.softadapt(3, 1.0, history=2, loss_weighted=True)
     params, state = quadratic_params(), None
     state = tx.init(params)
-    for _ in range(3):
+
+    @jax.jit
+    def step(params, state):
         _, grads = sa.value_and_component_grads(quadratic_losses)(params)
         h, state = tx.update(grads, state, params)
+        return grads.stack(), h, state
+
+    for _ in range(3):
+        stacked, h, state = step(params, state)
         weights = np.asarray(sa.loss_weights(state))
         jax.tree.map(
             lambda g, ours: np.testing.assert_allclose(
                 ours, np.tensordot(weights, g, 1), rtol=1e-5, atol=1e-7
             ),
-            grads.stack(),
+            stacked,
             h,
         )
         params = optax.apply_updates(params, jax.tree.map(lambda g: -0.1 * g, h))
@@ -93,12 +99,17 @@ def test_a_gramian_method_looks_at_the_first_step_and_then_once_a_period():
     tx = own_gramian_method(every=3)
     params = quadratic_params()
     state = tx.init(params)
+
+    @jax.jit
+    def gramian_and_state(params, state):
+        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        return grads.gramian(), tx.update(grads, state, params)[1]
+
     expected = []
     for step in range(7):
-        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+        gramian, state = gramian_and_state(params, state)
         if step in (0, 2, 5):
-            expected.append(1 / jnp.sqrt(jnp.diagonal(grads.gramian()) + 1e-12))
-        _, state = tx.update(grads, state, params)
+            expected.append(1 / jnp.sqrt(jnp.diagonal(gramian) + 1e-12))
         np.testing.assert_allclose(sa.loss_weights(state), expected[-1], rtol=1e-6)
         params = jax.tree.map(lambda leaf: 1.5 * leaf, params)
 
@@ -493,9 +504,10 @@ def test_the_state_of_another_transformation(other, message):
 def test_a_state_may_go_on_with_a_shorter_period():
     long, short = (sa.softadapt(2, 5.0, history=2, every=every) for every in (10, 3))
     state = long.init(None)
-    for step in range(16):
-        tx = long if step < 7 else short
-        _, state = tx.update(jnp.zeros(2), state, losses=[float(step), 1.0])
+    losses = jnp.stack([jnp.arange(16.0), jnp.ones(16)], axis=1)
+    for tx, part in ((long, losses[:7]), (short, losses[7:])):
+        update = lambda state, row, tx=tx: (tx.update(jnp.zeros(2), state, losses=row)[1], None)
+        state, _ = jax.lax.scan(update, state, part)
     assert sa.loss_weights(state)[0] > 0.9
 
 

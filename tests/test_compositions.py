@@ -20,14 +20,19 @@ def weighting(**options):
 def run(tx, steps=6, stacked=False, params=None):
     params = quadratic_params() if params is None else params
     state = tx.init(params)
-    for _ in range(steps):
+
+    @jax.jit
+    def step(params, state):
         _, grads = sa.value_and_component_grads(quadratic_losses)(params)
         if stacked:
             updates, state = tx.update(grads.stack(), state, params, losses=grads.losses)
         else:
             updates, state = tx.update(grads, state, params)
         assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
     return params, state
 
 
@@ -35,13 +40,18 @@ def by_hand(optimizer, steps=6):
     """The same steps with our weights, but h formed and passed on by hand."""
     weights_of, params = weighting(), quadratic_params()
     weights_state, state = weights_of.init(params), optimizer.init(params)
-    for _ in range(steps):
+
+    @jax.jit
+    def step(params, weights_state, state):
         _, grads = sa.value_and_component_grads(quadratic_losses)(params)
         _, weights_state = weights_of.update(grads, weights_state, params)
         weights = sa.loss_weights(weights_state)
         h = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), grads.stack())
         updates, state = optimizer.update(h, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), weights_state, state
+
+    for _ in range(steps):
+        params, weights_state, state = step(params, weights_state, state)
     return params
 
 
@@ -111,11 +121,16 @@ def test_line_search_behind_component_grads():
     state = tx.init(params)
     value_fn = lambda p: sum(jax.tree.leaves(quadratic_losses(p)))
     values = []
-    for _ in range(5):
+
+    @jax.jit
+    def step(params, state):
         value, grad = jax.value_and_grad(value_fn)(params)
         _, grads = sa.value_and_component_grads(quadratic_losses)(params)
         updates, state = tx.update(grads, state, params, value=value, grad=grad, value_fn=value_fn)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, value
+
+    for _ in range(5):
+        params, state, value = step(params, state)
         values.append(float(value))
     assert values[-1] < values[0]
 

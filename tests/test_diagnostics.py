@@ -14,15 +14,21 @@ FACTORIES = all_factories()
 NAMES = ("far", "near", "small")
 
 
+@jax.jit
+def losses_and_stacked_gradients(params):
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    return grads.losses, grads.stack()
+
+
 def trained(tx, steps=8):
     """The state after some steps, and before each the losses and the stacked gradients."""
     params = quadratic_params()
     state, step = tx.init(params), jax.jit(training_step(tx))
     losses, gradients = [], []
     for _ in range(steps):
-        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
-        leaves = [np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(grads.stack())]
-        losses.append(np.asarray(grads.losses, np.float64))
+        loss, stacked = losses_and_stacked_gradients(params)
+        leaves = [np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(stacked)]
+        losses.append(np.asarray(loss, np.float64))
         gradients.append(np.concatenate(leaves, axis=1, dtype=np.float64))
         params, state, named = step(params, state)
     return state, np.asarray(losses), np.asarray(gradients), named

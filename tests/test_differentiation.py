@@ -11,7 +11,7 @@ import softadapt_optax as sa
 
 K, STEPS = 3, 3
 WITH_GRADIENTS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
-STACKED_TOO = ("softadapt", "learned_weights", "gradnorm", "mgda")  # one of each kind
+STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind
 QUICK = ("realtime_loss", "softadapt", "learned_weights", *WITH_GRADIENTS)
 QUICK_PERIODS = ("gradnorm", "mgda")
 

@@ -34,10 +34,15 @@ def losses_of(y):
 
 def plain_loop(tx, params, losses_fn, num_steps):
     opt_state = tx.init(params)
-    for _ in range(num_steps):
+
+    @jax.jit
+    def step(params, opt_state):
         _, grads = sa.value_and_component_grads(losses_fn)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), opt_state
+
+    for _ in range(num_steps):
+        params, opt_state = step(params, opt_state)
     return params, opt_state
 
 
@@ -185,11 +190,17 @@ def test_optimizer_steps_as_a_plain_loop(name, form):
     expected = Network()
     tx = chain(name)
     opt_state = tx.init(nnx.state(expected, nnx.Param))
-    for _ in range(5):
-        _, grads = value_and_component_grads(nnx_losses)(expected)
-        params = nnx.state(expected, nnx.Param)
+
+    @nnx.jit
+    def plain_step(model, opt_state):
+        _, grads = value_and_component_grads(nnx_losses)(model)
+        params = nnx.state(model, nnx.Param)
         updates, opt_state = tx.update(grads, opt_state, params)
-        nnx.update(expected, optax.apply_updates(params, updates))
+        nnx.update(model, optax.apply_updates(params, updates))
+        return opt_state
+
+    for _ in range(5):
+        opt_state = plain_step(expected, opt_state)
     assert_trees_close(nnx.state(model), nnx.state(expected))
 
 

@@ -96,10 +96,10 @@ def test_derivatives_where_each_loss_has_a_parameter_of_its_own(num_losses):
     losses_fn = lambda rows: tuple(jnp.sum(row**2) for row in rows)
     gramian = lambda rows: sa.value_and_component_grads(losses_fn)(rows)[1].gramian()
     rows = [jnp.full(3, k + 1.0) for k in range(num_losses)]
-    value, tangent = jax.jvp(gramian, (rows,), (rows,))
+    value, tangent = jax.jit(lambda rows: jax.jvp(gramian, (rows,), (rows,)))(rows)
     np.testing.assert_allclose(value, np.diag(12.0 * np.arange(1, num_losses + 1) ** 2))
     np.testing.assert_allclose(tangent, 2 * value)
-    gradient = jax.grad(lambda rows: jnp.sum(gramian(rows)))(rows)
+    gradient = jax.jit(jax.grad(lambda rows: jnp.sum(gramian(rows))))(rows)
     for found, row in zip(gradient, rows, strict=True):
         np.testing.assert_allclose(found, 8 * row)
 
@@ -158,10 +158,14 @@ def test_no_dtype_is_promoted_unasked(dtype, num_losses):
         sums = [jnp.sum(jnp.abs(leaf)) for leaf in params.values()]
         return [sum(sums).astype(jnp.float32) * jnp.float32(k + 1) for k in range(num_losses)]
 
-    with jax.numpy_dtype_promotion("strict"):
+    @jax.jit
+    def products(params):
         _, grads = sa.value_and_component_grads(losses_fn)(params)
-        gramian, norms = grads.gramian(), grads.squared_norms()
         h = grads.formed().combine(jnp.ones(num_losses))
+        return grads.gramian(), grads.squared_norms(), h
+
+    with jax.numpy_dtype_promotion("strict"):
+        gramian, norms, h = products(params)
     factors = np.arange(1.0, num_losses + 1)
     np.testing.assert_allclose(gramian, 1027 * np.outer(factors, factors), rtol=1e-6)
     np.testing.assert_allclose(norms, 1027 * factors**2, rtol=1e-6)

@@ -64,7 +64,27 @@ UNCOUPLED = (
     "uncertainty, adam",
     "normalized_gradients",
 )
-each_method = pytest.mark.parametrize("method", METHODS)
+# Second forms of a method: the laws hold for them too, which the slow run sees.
+SECOND_FORMS = (
+    "softadapt, normalized",
+    "uncertainty, adam",
+    "learned_weights, maximize",
+    "mgda, both",
+    "mgda, frank_wolfe",
+)
+
+
+def of_methods(names):
+    return pytest.mark.parametrize(
+        "method",
+        [
+            pytest.param(name, marks=pytest.mark.slow if name in SECOND_FORMS else ())
+            for name in names
+        ],
+    )
+
+
+each_method = of_methods(METHODS)
 
 
 def history_of(num_losses, case="random", seed=0):
@@ -113,12 +133,9 @@ def test_the_order_of_the_losses_does_not_matter(method):
     permuted = np.asarray(weights_of_steps(tx, losses[:, order], gradients[:, order]))
     if method == "pcgrad":  # equal in distribution: means over seeds
         seeds = jnp.arange(2000)
-        mean = lambda g: jnp.mean(
-            jax.vmap(lambda seed: weights_of_steps(sa.pcgrad(4, seed), losses[:1], g[:1])[0])(
-                seeds
-            ),
-            axis=0,
-        )
+        first_weights = lambda seed, g: weights_of_steps(sa.pcgrad(4, seed), losses[:1], g)[0]
+        of_seeds = jax.jit(jax.vmap(first_weights, (0, None)))
+        mean = lambda g: jnp.mean(of_seeds(seeds, jnp.asarray(g[:1])), axis=0)
         np.testing.assert_allclose(mean(gradients[:, order]), mean(gradients)[order], rtol=0.03)
     else:
         np.testing.assert_allclose(permuted, weights[:, order], rtol=2e-4, atol=1e-6)
@@ -216,7 +233,7 @@ def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, ever
         assert jnp.all(jnp.isfinite(leaf))
 
 
-@pytest.mark.parametrize("method", UNCOUPLED)
+@of_methods(UNCOUPLED)
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_an_absent_loss_changes_nothing_but_itself(method, every, is_lazy):
@@ -283,7 +300,7 @@ def test_the_memory_of_an_absent_loss_waits(method):
     assert changed or method == "initial_loss"
 
 
-@pytest.mark.parametrize("method", STATELESS)
+@of_methods(STATELESS)
 def test_those_present_are_weighted_as_if_they_were_alone(method):
     losses, gradients = history_of(4)
     kept = np.array([0, 2, 3])
@@ -348,11 +365,11 @@ def test_a_loss_that_was_never_seen_is_held_at_the_mean_of_the_others():
     np.testing.assert_allclose(weights, [[1000.0, 500.0, 0.0], [1000.0, 500.0, 750.0]])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_nothing_present_is_no_division_by_zero(method):
     tx = make(method, 3)
     with jax.debug_nans(True):
-        h, state = tx.update(
+        h, state = jax.jit(tx.update)(
             jnp.ones((3, 2)), tx.init(None), losses=jnp.ones(3), present=jnp.zeros(3, dtype=bool)
         )
     np.testing.assert_array_equal(h, 0.0)

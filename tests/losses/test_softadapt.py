@@ -195,14 +195,15 @@ def test_weights_are_not_negative_and_keep_their_sum(trajectory, beta, options, 
     np.testing.assert_allclose(weights.sum(axis=1), weight_sum, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
 @pytest.mark.parametrize("variant", ["loss weighted", "both"])
-def test_loss_weighted_weights_do_not_depend_on_a_common_unit(scale, variant):
+def test_loss_weighted_weights_do_not_depend_on_a_common_unit(variant):
     # beta times the slope would depend on it: beta = 0 leaves the loss weighting alone.
     trajectory = random_trajectory(3)
-    ours = weights_along(sa.softadapt(3, 0.0, **VARIANTS[variant]), trajectory * scale)
+    tx = sa.softadapt(3, 0.0, **VARIANTS[variant])
     expected = softadapt_weights(trajectory, beta=0.0, **VARIANTS[variant])
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    for scale in (1e-30, 1e-10, 1.0, 1e10, 1e30):
+        ours = weights_along(tx, trajectory * scale)
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, err_msg=f"{scale:g}")
 
 
 @pytest.mark.parametrize("beta", [-50.0, 50.0])
