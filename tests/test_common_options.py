@@ -7,7 +7,16 @@ import optax
 import oracle
 import pytest
 from helpers import training_step, unchecked, weights_along, weights_of_steps
-from test_properties import METHODS, STEPS, each_method, history_of, make, presence_of
+from test_properties import (
+    METHODS,
+    STEPS,
+    each_kind,
+    each_method,
+    each_method_and_period,
+    history_of,
+    make,
+    presence_of,
+)
 
 import softadapt_optax as sa
 from softadapt_optax._checks import check_losses
@@ -27,7 +36,7 @@ def pde_losses(params):
 # Names.
 
 
-@each_method
+@each_kind
 def test_names_are_positions_by_another_name(method):
     """Losses by name, whatever the order of the names, train as losses by position."""
     by_name, by_position = METHODS[method](PDE), METHODS[method](3)
@@ -153,8 +162,7 @@ def test_wrong_names(num_losses, error, message):
 # Units.
 
 
-@each_method
-@pytest.mark.parametrize("every", [1, 3])
+@each_method_and_period(1, 3)
 def test_units_are_a_division_of_the_losses(method, every):
     """h is that of losses that were divided; so the weights are theirs over the units."""
     losses, gradients = history_of(3)
@@ -167,8 +175,7 @@ def test_units_are_a_division_of_the_losses(method, every):
     np.testing.assert_allclose(ours, divided * inverse, rtol=1e-3, atol=1e-9)
 
 
-@each_method
-@pytest.mark.parametrize("every", [1, 3])
+@each_method_and_period(1, 3)
 def test_initial_units_are_the_first_record(method, every):
     losses, gradients = history_of(3)
     losses = losses * np.array([1e-3, 1.0, 50.0])
@@ -255,8 +262,7 @@ def test_wrong_units_are_named(units, message):
 # Smoothing.
 
 
-@each_method
-@pytest.mark.parametrize("every", [1, 2])
+@each_method_and_period(1, 2)
 def test_smoothing_averages_the_weights(method, every):
     losses, gradients = history_of(3)
     if "gradnorm" in method or "learned" in method:

@@ -24,6 +24,18 @@ FACTORIES = {
 }
 
 
+# Each method and each form once; the other pairs take the slow run.
+QUICK = [("softadapt", "lazy"), ("mgda", "lazy"), ("gradnorm, every=2", "stacked")]
+each_form = pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(name, form, marks=() if (name, form) in QUICK else pytest.mark.slow)
+        for name in FACTORIES
+        for form in ("lazy", "stacked")
+    ],
+)
+
+
 def chain(name):
     return optax.chain(FACTORIES[name](), optax.clip_by_global_norm(1.0), optax.adam(0.1))
 
@@ -63,8 +75,7 @@ def linen_losses(state):
     return lambda params: losses_of(state.apply_fn(params, X))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("form", ["lazy", "stacked"])
+@each_form
 def test_train_state_steps_as_a_plain_loop(name, form):
     @jax.jit
     def step(state):
@@ -166,8 +177,7 @@ def nnx_losses(model):
     return losses_of(model(X))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("form", ["lazy", "stacked"])
+@each_form
 def test_optimizer_steps_as_a_plain_loop(name, form):
     def train(model, num_steps):
         optimizer = Optimizer(model, chain(name), wrt=nnx.Param)

@@ -74,6 +74,11 @@ SECOND_FORMS = (
 )
 
 
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. With a period the
+# others take the slow run too.
+ONE_OF_EACH_KIND = ("realtime_loss", "softadapt", "learned_weights", "gradnorm", "mgda")
+
+
 def of_methods(names):
     return pytest.mark.parametrize(
         "method",
@@ -84,7 +89,28 @@ def of_methods(names):
     )
 
 
+def each_method_and_period(*periods):
+    is_quick = lambda name, every: (
+        name not in SECOND_FORMS and (every == 1 or name in ONE_OF_EACH_KIND)
+    )
+    return pytest.mark.parametrize(
+        ("method", "every"),
+        [
+            pytest.param(name, every, marks=() if is_quick(name, every) else pytest.mark.slow)
+            for name in METHODS
+            for every in periods
+        ],
+    )
+
+
 each_method = of_methods(METHODS)
+each_kind = pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        for name in METHODS
+    ],
+)
 
 
 def history_of(num_losses, case="random", seed=0):
@@ -148,9 +174,9 @@ def test_one_loss_alone(method):
     np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
 
 
-@each_method
-@pytest.mark.parametrize(("every", "bad"), [(1, np.nan), (2, np.inf)])
-def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every, bad):
+@each_method_and_period(1, 2)
+def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every):
+    bad = np.nan if every == 1 else np.inf
     losses, gradients = history_of(3)
     for broken in ("loss", "gradient"):
         f, g = losses.copy(), gradients.copy()
@@ -202,19 +228,17 @@ def test_a_loss_of_priority_zero_is_left_out(method, case):
 # Losses without data in a batch.
 
 
-@each_method
-def test_everyone_present_is_no_mask(method):
+@each_method_and_period(1, 3)
+def test_everyone_present_is_no_mask(method, every):
     losses, gradients = history_of(3)
-    for every in (1, 3):
-        tx = make(method, 3, every=every)
-        masked, _ = presence_of(tx, losses, gradients, np.ones((STEPS, 3), dtype=bool))
-        np.testing.assert_allclose(
-            masked, weights_of_steps(tx, losses, gradients), rtol=1e-5, atol=1e-7
-        )
+    tx = make(method, 3, every=every)
+    masked, _ = presence_of(tx, losses, gradients, np.ones((STEPS, 3), dtype=bool))
+    np.testing.assert_allclose(
+        masked, weights_of_steps(tx, losses, gradients), rtol=1e-5, atol=1e-7
+    )
 
 
-@each_method
-@pytest.mark.parametrize("every", [1, 3])
+@each_method_and_period(1, 3)
 def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, every):
     losses, gradients = history_of(3)
     present = np.random.default_rng(1).random((STEPS, 3)) < 0.6
@@ -234,8 +258,15 @@ def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, ever
 
 
 @of_methods(UNCOUPLED)
-@pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize(
+    ("every", "is_lazy"),
+    [
+        (1, True),
+        (3, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(3, True, marks=pytest.mark.slow),
+    ],
+)
 def test_an_absent_loss_changes_nothing_but_itself(method, every, is_lazy):
     """Losses and gradients that stay as they are, under a weight sum that binds them together."""
     params = jnp.arange(1.0, 5.0)
@@ -318,11 +349,10 @@ def test_a_period_means_the_losses_that_were_there():
     np.testing.assert_allclose(state.held_weights, [1 / 3.0, 1 / 3.0])
     np.testing.assert_allclose(weights, [[1.0, 0.5], [1.0, 0.0], [1.0, 0.5], [1 / 3, 0.0]])
     # Absent for a whole period: the weight from before is held.
-    losses = np.array([[1.0, np.nan]] * 4)
-    state = state._replace()
-    for row in losses:
-        _, state = tx.update(
-            jnp.zeros((2, 1)), state, losses=jnp.asarray(row), present=jnp.asarray([True, False])
+    update = compiled_update(tx)
+    for _ in range(4):
+        state = update(
+            state, jnp.zeros((2, 1)), jnp.asarray([1.0, jnp.nan]), jnp.asarray([True, False])
         )
     np.testing.assert_allclose(state.held_weights, [1.0, 1 / 3.0])
     np.testing.assert_array_equal(state.period_counts, 0)
