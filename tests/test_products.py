@@ -61,7 +61,14 @@ def assert_close(found, wanted, tolerance):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("form", ["lazy", "stacked", "formed", "lean"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "lazy",
+        "lean",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("stacked", "formed")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_derivatives_are_those_of_finite_differences(form):
     point, _ = flat_params()
@@ -213,8 +220,15 @@ def table_problem(num_losses, size=(16, 256)):
 ZEROS = {"heads": heads_problem, "frozen": frozen_problem, "table": table_problem}
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("num_losses", [3, 16, 17])
+@pytest.mark.parametrize(
+    ("num_losses", "nested"),
+    [
+        (3, True),
+        (16, False),
+        (17, False),
+        *(pytest.param(k, k > 3, marks=pytest.mark.slow) for k in (3, 16, 17)),
+    ],
+)
 def test_products_with_a_zero_gradient_are_not_formed(num_losses, nested):
     """Of the heads only the squared norms are: two operations for each entry."""
     losses_fn, params = heads_problem(num_losses)
@@ -274,10 +288,10 @@ def seconds_to_compile(losses_fn, params, weighting, stacked):
     ("problem", "method", "num_losses", "stacked"),
     [
         ("frozen", sa.mgda, 4, False),
-        ("heads", sa.pcgrad, 6, False),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                ("heads", sa.pcgrad, 6, False),
                 ("frozen", functools.partial(sa.mgda, lean=True), 4, False),
                 ("frozen", functools.partial(sa.gradnorm, every=3), 4, False),
                 ("frozen", sa.pcgrad, 8, False),
