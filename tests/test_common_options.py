@@ -11,8 +11,6 @@ from test_properties import (
     METHODS,
     STEPS,
     each_kind,
-    each_method,
-    each_method_and_period,
     history_of,
     make,
     presence_of,
@@ -42,7 +40,7 @@ def test_names_are_positions_by_another_name(method):
     by_name, by_position = METHODS[method](PDE), METHODS[method](3)
     positional = lambda params: [pde_losses(params)[name] for name in PDE]
     params = jnp.linspace(-1.0, 1.0, 4)
-    for stacked in (False, True) if method in ("softadapt", "mgda") else (False,):
+    for stacked in (False, True) if method == "softadapt" else (False,):
         carries = [(params, optax.chain(tx, optax.sgd(0.01))) for tx in (by_name, by_position)]
         ends = []
         for (start, tx), losses_fn in zip(carries, (pde_losses, positional), strict=True):
@@ -162,7 +160,8 @@ def test_wrong_names(num_losses, error, message):
 # Units.
 
 
-@each_method_and_period(1, 3)
+@each_kind
+@pytest.mark.parametrize("every", [1, 3])
 def test_units_are_a_division_of_the_losses(method, every):
     """h is that of losses that were divided; so the weights are theirs over the units."""
     losses, gradients = history_of(3)
@@ -175,7 +174,8 @@ def test_units_are_a_division_of_the_losses(method, every):
     np.testing.assert_allclose(ours, divided * inverse, rtol=1e-3, atol=1e-9)
 
 
-@each_method_and_period(1, 3)
+@each_kind
+@pytest.mark.parametrize("every", [1, 3])
 def test_initial_units_are_the_first_record(method, every):
     losses, gradients = history_of(3)
     losses = losses * np.array([1e-3, 1.0, 50.0])
@@ -217,7 +217,7 @@ def test_current_units_act_on_log_losses():
         np.testing.assert_allclose(scaled * scale[None, :], ours, rtol=1e-3, atol=1e-6)
 
 
-@each_method
+@each_kind
 @pytest.mark.parametrize("units", ["initial", "current"])
 def test_a_loss_of_zero_is_no_unit(method, units):
     losses, gradients = history_of(3)
@@ -262,7 +262,8 @@ def test_wrong_units_are_named(units, message):
 # Smoothing.
 
 
-@each_method_and_period(1, 2)
+@each_kind
+@pytest.mark.parametrize("every", [1, 2])
 def test_smoothing_averages_the_weights(method, every):
     losses, gradients = history_of(3)
     if "gradnorm" in method or "learned" in method:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import all_factories, quadratic_losses, quadratic_params, training_step
+from helpers import all_factories, each_kind, quadratic_losses, quadratic_params, training_step
 from oracle import slope_of
 
 import softadapt_optax as sa
@@ -38,7 +38,7 @@ def close(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@each_kind
 def test_weights_and_losses_of_every_method(name):
     state, losses, _, named = trained(optax.chain(FACTORIES[name](), optax.sgd(0.01)))
     scalars = sa.diagnostics(state, like=named)

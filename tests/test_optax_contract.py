@@ -14,6 +14,7 @@ from helpers import (
     NAMES,
     OPTAX_VERSION,
     all_factories,
+    each_kind,
     quadratic_losses,
     quadratic_params,
     training_step,
@@ -24,23 +25,6 @@ import softadapt_optax as sa
 
 FACTORIES = all_factories()
 each_factory = pytest.mark.parametrize("name", FACTORIES)
-# One of each kind: stateless, with a state, with an inner optimizer, gradient norms, Gramian, and
-# one with a period and shared parameters. The others take the slow run.
-ONE_OF_EACH_KIND = (
-    "realtime_loss",
-    "softadapt",
-    "learned_weights, maximize",
-    "gradnorm",
-    "mgda",
-    "mgda, shared every",
-)
-each_kind = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
-        for name in FACTORIES
-    ],
-)
 
 
 def chained(name, optimizer=None):
@@ -157,7 +141,7 @@ def test_one_trace_over_many_steps(name):
     assert traces == [name]
 
 
-@each_factory
+@each_kind
 def test_it_lowers_for_every_platform(name):
     tx = chained(name)
     params = quadratic_params()
@@ -260,7 +244,7 @@ def test_the_history_never_grows():
 # Arguments of update.
 
 
-@each_factory
+@each_kind
 def test_unexpected_extra_arguments_are_ignored(name):
     tx = chained(name)
     params = quadratic_params()
