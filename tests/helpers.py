@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import softadapt_optax as sa
 
@@ -121,6 +122,25 @@ def own_gramian_method(num_losses: int = 3, **options) -> optax.GradientTransfor
         return 1 / jnp.sqrt(jnp.diagonal(components.gramian()) + 1e-12), state
 
     return sa.balance(sa.Weighting(init, update), num_losses, **options)
+
+
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian, and one with a period
+# and shared parameters. Where all of them would take long, the others take the slow run.
+ONE_OF_EACH_KIND = (
+    "realtime_loss",
+    "softadapt",
+    "learned_weights, maximize",
+    "gradnorm",
+    "mgda",
+    "mgda, shared every",
+)
+each_kind = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        for name in all_factories()
+    ],
+)
 
 
 def quadratic_losses(params):

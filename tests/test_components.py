@@ -211,7 +211,6 @@ METHODS_WITH_LARGE_WEIGHTS = {
 def test_weights_that_float16_cannot_hold(method, losses_fn):
     tx = METHODS_WITH_LARGE_WEIGHTS[method]()
 
-    @functools.partial(jax.jit, static_argnums=0)
     def second_step(is_lazy):
         state = tx.init(HALF_PARAMS)
         for _ in range(2):
@@ -221,12 +220,21 @@ def test_weights_that_float16_cannot_hold(method, losses_fn):
             h, state = tx.update(updates, state, HALF_PARAMS, losses=losses)
         return h, sa.loss_weights(state)
 
-    (lazy, weights), (stacked, _) = second_step(True), second_step(False)
+    (lazy, weights), (stacked, _) = jax.jit(lambda: (second_step(True), second_step(False)))()
     assert lazy.dtype == jnp.float16
     assert np.max(weights) > 65504 or np.max(weights) < 1e-4
     if not (method == "fixed_weights, more" and losses_fn is tiny_loss):
         assert np.all(np.isfinite(stacked))  # else there is nothing to hold
     np.testing.assert_allclose(lazy, stacked, rtol=2e-3, atol=1e-6)
+
+
+@functools.cache
+def h_of_losses_of(dtypes):
+    def losses_fn(params, slopes):
+        total = jnp.sum(jnp.sin(params)).astype(jnp.float32)
+        return [(slopes[k] * total).astype(dtype) for k, dtype in enumerate(dtypes)]
+
+    return jax.jit(lambda p, s, w: sa.value_and_component_grads(losses_fn)(p, s)[1].combine(w))
 
 
 @pytest.mark.parametrize(
@@ -249,16 +257,8 @@ def test_weights_that_float16_cannot_hold(method, losses_fn):
 def test_any_weights_of_float16_losses(weights, dtypes, params_dtype):
     """Gradients are small where weights are large, and nothing where h would be too large."""
     slopes = [0.0 if abs(w) > 1e7 else np.clip(1 / (abs(w) + 1e-9), 0.01, 1e3) for w in weights]
-
-    def losses_fn(params):
-        total = jnp.sum(jnp.sin(params)).astype(jnp.float32)
-        pairs = zip(slopes, dtypes, strict=True)
-        return [(float(slope) * total).astype(dtype) for slope, dtype in pairs]
-
     params = jnp.asarray([0.0, 1.0, -0.5], params_dtype)
-    h = jax.jit(lambda p, w: sa.value_and_component_grads(losses_fn)(p)[1].combine(w))(
-        params, jnp.asarray(weights)
-    )
+    h = h_of_losses_of(dtypes)(params, jnp.asarray(slopes, jnp.float32), jnp.asarray(weights))
     assert h.dtype == params_dtype
     factor = np.dot(weights, slopes)
     tolerance = 0.01 * np.dot(np.abs(weights), slopes) + (
@@ -433,9 +433,14 @@ def test_gramian_over_a_mask():
         np.testing.assert_allclose(grads.gramian(mask), wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_losses", [2, 17])
+MANY = [(1_000_000,), (1000, 1000), (100, 10, 1000), (1_000_000, 1), (250, 4000)]
+
+
 @pytest.mark.parametrize(
-    "shape", [(1_000_000,), (1000, 1000), (100, 10, 1000), (1_000_000, 1), (250, 4000)]
+    ("num_losses", "shape"),
+    [(2, shape) for shape in MANY]
+    + [(17, shape) for shape in MANY[:2]]
+    + [pytest.param(17, shape, marks=pytest.mark.slow) for shape in MANY[2:]],
 )
 def test_gramian_of_many_parameters_is_accurate(shape, num_losses):
     rows = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
@@ -455,14 +460,20 @@ PRODUCT_SHAPES = {
     "tensor": (3, 2, 4),
     "none": (0, 3),
 }
-ALL_BUT_LONG = {name: name != "long" for name in PRODUCT_SHAPES}
+FEW_SHAPES = ("matrix", "long")
 
 
-@pytest.mark.parametrize("num_losses", [1, 2, 5, 16, 17, pytest.param(40, marks=pytest.mark.slow)])
-def test_products_of_any_number_of_gradients(num_losses):
+@pytest.mark.parametrize(
+    ("num_losses", "kinds"),
+    [(1, PRODUCT_SHAPES), (2, PRODUCT_SHAPES), (5, PRODUCT_SHAPES)]
+    + [(16, FEW_SHAPES), (17, FEW_SHAPES)]
+    + [pytest.param(k, PRODUCT_SHAPES, marks=pytest.mark.slow) for k in (16, 17, 40)],
+)
+def test_products_of_any_number_of_gradients(num_losses, kinds):
     """They are written out up to 16 losses, 12 at a time, and are matrix products beyond."""
     rng = np.random.default_rng(num_losses)
-    shapes = PRODUCT_SHAPES
+    shapes = {name: PRODUCT_SHAPES[name] for name in kinds}
+    all_but_long = {name: name != "long" for name in kinds}
     params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
     targets = {name: rng.normal(size=(num_losses, *shape)) for name, shape in shapes.items()}
 
@@ -476,8 +487,10 @@ def test_products_of_any_number_of_gradients(num_losses):
             for k in range(num_losses)
         ]
 
-    _, grads = jax.jit(lambda p: take_apart(sa.value_and_component_grads(losses_fn)(p)))(params)
-    for mask in (None, ALL_BUT_LONG):
+    _, grads = jax.jit(
+        lambda p: take_apart(sa.value_and_component_grads(losses_fn)(p), all_but_long)
+    )(params)
+    for mask in (None, all_but_long):
         flat = {n: np.asarray(leaf, np.float64) for n, leaf in grads["stack"].items()}
         kept = [n for n in shapes if mask is None or mask[n]]
         rows = np.concatenate([flat[n].reshape(num_losses, -1) for n in kept], axis=1)
@@ -492,13 +505,13 @@ def test_products_of_any_number_of_gradients(num_losses):
         np.testing.assert_allclose(grads["combined"][name], wanted, rtol=1e-4, atol=1e-5)
 
 
-def take_apart(losses_and_grads):
+def take_apart(losses_and_grads, mask):
     losses, grads = losses_and_grads
     weights = jnp.linspace(0.0, 1.0, grads.losses.size)
     return losses, {
         "stack": grads.stack(),
         "all": (grads.gramian(), grads.squared_norms()),
-        "masked": (grads.gramian(ALL_BUT_LONG), grads.squared_norms(ALL_BUT_LONG)),
+        "masked": (grads.gramian(mask), grads.squared_norms(mask)),
         "combined": grads.combine(weights),
         "reused": grads.formed().combine(weights),
     }
@@ -510,13 +523,18 @@ def test_products_in_other_dtypes(num_losses, dtype):
     rng = np.random.default_rng(0)
     targets = jnp.asarray(rng.normal(size=(num_losses, 20, 30)), dtype)
     losses_fn = lambda p: [jnp.sum(jnp.abs(p - target) ** 2) for target in targets]
-    _, grads = sa.value_and_component_grads(losses_fn)(jnp.zeros((20, 30), dtype))
-    rows = np.asarray(grads.stack()).astype(np.complex128).reshape(num_losses, -1)
-    wanted = (rows @ rows.conj().T).real
-    assert grads.gramian().dtype == jnp.float32
-    np.testing.assert_allclose(grads.gramian(), wanted, atol=3e-6 * wanted.max())
     weights = np.linspace(0.5, 1.0, num_losses)
-    combined = grads.formed().combine(weights)
+
+    @jax.jit
+    def products(params):
+        _, grads = sa.value_and_component_grads(losses_fn)(params)
+        return grads.stack(), grads.gramian(), grads.formed().combine(weights)
+
+    stacked, gramian, combined = products(jnp.zeros((20, 30), dtype))
+    rows = np.asarray(stacked).astype(np.complex128).reshape(num_losses, -1)
+    wanted = (rows @ rows.conj().T).real
+    assert gramian.dtype == jnp.float32
+    np.testing.assert_allclose(gramian, wanted, atol=3e-6 * wanted.max())
     assert combined.dtype == dtype
     tolerance = 1e-2 if dtype == jnp.bfloat16 else 1e-5
     np.testing.assert_allclose(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import all_factories, quadratic_losses, quadratic_params, training_step
+from helpers import all_factories, each_kind, quadratic_losses, quadratic_params, training_step
 from oracle import slope_of
 
 import softadapt_optax as sa
@@ -14,15 +14,21 @@ FACTORIES = all_factories()
 NAMES = ("far", "near", "small")
 
 
+@jax.jit
+def losses_and_stacked_gradients(params):
+    _, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    return grads.losses, grads.stack()
+
+
 def trained(tx, steps=8):
     """The state after some steps, and before each the losses and the stacked gradients."""
     params = quadratic_params()
     state, step = tx.init(params), jax.jit(training_step(tx))
     losses, gradients = [], []
     for _ in range(steps):
-        _, grads = sa.value_and_component_grads(quadratic_losses)(params)
-        leaves = [np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(grads.stack())]
-        losses.append(np.asarray(grads.losses, np.float64))
+        loss, stacked = losses_and_stacked_gradients(params)
+        leaves = [np.asarray(leaf).reshape(3, -1) for leaf in jax.tree.leaves(stacked)]
+        losses.append(np.asarray(loss, np.float64))
         gradients.append(np.concatenate(leaves, axis=1, dtype=np.float64))
         params, state, named = step(params, state)
     return state, np.asarray(losses), np.asarray(gradients), named
@@ -32,7 +38,7 @@ def close(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@each_kind
 def test_weights_and_losses_of_every_method(name):
     state, losses, _, named = trained(optax.chain(FACTORIES[name](), optax.sgd(0.01)))
     scalars = sa.diagnostics(state, like=named)
@@ -94,9 +100,14 @@ def test_an_absent_loss_keeps_what_was_seen_last():
     params = jnp.asarray([1.0, 2.0])
     losses_fn = lambda scale: lambda x: (scale * x[0], scale * (x[1] - x[0]), scale * x[1])
     state = tx.init(params)
-    for scale, present in ((1.0, None), (2.0, [True, False, True]), (jnp.nan, None)):
+
+    @jax.jit
+    def step(state, scale, present):
         _, grads = sa.value_and_component_grads(losses_fn(scale))(params)
-        _, state = tx.update(grads, state, params, present=present)
+        return tx.update(grads, state, params, present=present)[1]
+
+    for scale, is_here in ((1.0, True), (2.0, False), (jnp.nan, True)):
+        state = step(state, scale, jnp.asarray([True, is_here, True]))
     scalars = sa.diagnostics(state)
     close([scalars[f"losses/{k}"] for k in range(3)], [2.0, 1.0, 4.0])
     close([scalars[f"gradient_norms/{k}"] for k in range(3)], [2.0, 2**0.5, 2.0])
@@ -118,7 +129,7 @@ def test_gradients_that_vanish():
 def test_rounding_does_not_make_a_cosine_larger_than_one():
     stacked = jnp.outer(jnp.linspace(0.1, 1.3, 40), jax.random.normal(jax.random.key(0), (7,)))
     tx = sa.mgda(40)
-    _, state = tx.update(stacked, tx.init(None), losses=jnp.ones(40))
+    _, state = jax.jit(tx.update)(stacked, tx.init(None), losses=jnp.ones(40))
     assert jnp.max(state.gradient_cosines - jnp.diag(jnp.diagonal(state.gradient_cosines))) > 1
     scalars = sa.diagnostics(state)
     cosines = [value for name, value in scalars.items() if name.startswith("cosines")]

@@ -24,6 +24,18 @@ FACTORIES = {
 }
 
 
+# Each method and each form once; the other pairs take the slow run.
+QUICK = [("softadapt", "lazy"), ("mgda", "lazy"), ("gradnorm, every=2", "stacked")]
+each_form = pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(name, form, marks=() if (name, form) in QUICK else pytest.mark.slow)
+        for name in FACTORIES
+        for form in ("lazy", "stacked")
+    ],
+)
+
+
 def chain(name):
     return optax.chain(FACTORIES[name](), optax.clip_by_global_norm(1.0), optax.adam(0.1))
 
@@ -34,10 +46,15 @@ def losses_of(y):
 
 def plain_loop(tx, params, losses_fn, num_steps):
     opt_state = tx.init(params)
-    for _ in range(num_steps):
+
+    @jax.jit
+    def step(params, opt_state):
         _, grads = sa.value_and_component_grads(losses_fn)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), opt_state
+
+    for _ in range(num_steps):
+        params, opt_state = step(params, opt_state)
     return params, opt_state
 
 
@@ -58,8 +75,7 @@ def linen_losses(state):
     return lambda params: losses_of(state.apply_fn(params, X))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("form", ["lazy", "stacked"])
+@each_form
 def test_train_state_steps_as_a_plain_loop(name, form):
     @jax.jit
     def step(state):
@@ -161,8 +177,7 @@ def nnx_losses(model):
     return losses_of(model(X))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("form", ["lazy", "stacked"])
+@each_form
 def test_optimizer_steps_as_a_plain_loop(name, form):
     def train(model, num_steps):
         optimizer = Optimizer(model, chain(name), wrt=nnx.Param)
@@ -185,11 +200,17 @@ def test_optimizer_steps_as_a_plain_loop(name, form):
     expected = Network()
     tx = chain(name)
     opt_state = tx.init(nnx.state(expected, nnx.Param))
-    for _ in range(5):
-        _, grads = value_and_component_grads(nnx_losses)(expected)
-        params = nnx.state(expected, nnx.Param)
+
+    @nnx.jit
+    def plain_step(model, opt_state):
+        _, grads = value_and_component_grads(nnx_losses)(model)
+        params = nnx.state(model, nnx.Param)
         updates, opt_state = tx.update(grads, opt_state, params)
-        nnx.update(expected, optax.apply_updates(params, updates))
+        nnx.update(model, optax.apply_updates(params, updates))
+        return opt_state
+
+    for _ in range(5):
+        opt_state = plain_step(expected, opt_state)
     assert_trees_close(nnx.state(model), nnx.state(expected))
 
 

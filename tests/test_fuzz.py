@@ -310,5 +310,6 @@ def test_wrong_shapes_never_broadcast(data):
     for number in {size + 1, size - 1} - {0}:
         with pytest.raises(ValueError, match=r"losses, got|entries"):
             tx.update(good, state, params, losses=jnp.ones(number))
-    tx.update(good, state, params, losses=jnp.ones(size))  # and the state is as good as new
+    # And the state is as good as new.
+    jax.eval_shape(lambda s: tx.update(good, s, params, losses=jnp.ones(size)), state)
     cases_run["wrong"] += 1

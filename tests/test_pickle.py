@@ -17,9 +17,14 @@ from helpers import all_factories, quadratic_losses, quadratic_params
 def weights_after_a_step(tx):
     params = quadratic_params()
     state = tx.init(params)
-    for _ in range(2):
+
+    @jax.jit
+    def step(state):
         _, grads = sa.value_and_component_grads(quadratic_losses)(params)
-        _, state = tx.update(grads, state, params)
+        return tx.update(grads, state, params)[1]
+
+    for _ in range(2):
+        state = step(state)
     return np.asarray(sa.loss_weights(state))
 
 

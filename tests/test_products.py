@@ -61,7 +61,14 @@ def assert_close(found, wanted, tolerance):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("form", ["lazy", "stacked", "formed", "lean"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "lazy",
+        "lean",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("stacked", "formed")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_derivatives_are_those_of_finite_differences(form):
     point, _ = flat_params()
@@ -96,10 +103,10 @@ def test_derivatives_where_each_loss_has_a_parameter_of_its_own(num_losses):
     losses_fn = lambda rows: tuple(jnp.sum(row**2) for row in rows)
     gramian = lambda rows: sa.value_and_component_grads(losses_fn)(rows)[1].gramian()
     rows = [jnp.full(3, k + 1.0) for k in range(num_losses)]
-    value, tangent = jax.jvp(gramian, (rows,), (rows,))
+    value, tangent = jax.jit(lambda rows: jax.jvp(gramian, (rows,), (rows,)))(rows)
     np.testing.assert_allclose(value, np.diag(12.0 * np.arange(1, num_losses + 1) ** 2))
     np.testing.assert_allclose(tangent, 2 * value)
-    gradient = jax.grad(lambda rows: jnp.sum(gramian(rows)))(rows)
+    gradient = jax.jit(jax.grad(lambda rows: jnp.sum(gramian(rows))))(rows)
     for found, row in zip(gradient, rows, strict=True):
         np.testing.assert_allclose(found, 8 * row)
 
@@ -158,10 +165,14 @@ def test_no_dtype_is_promoted_unasked(dtype, num_losses):
         sums = [jnp.sum(jnp.abs(leaf)) for leaf in params.values()]
         return [sum(sums).astype(jnp.float32) * jnp.float32(k + 1) for k in range(num_losses)]
 
-    with jax.numpy_dtype_promotion("strict"):
+    @jax.jit
+    def products(params):
         _, grads = sa.value_and_component_grads(losses_fn)(params)
-        gramian, norms = grads.gramian(), grads.squared_norms()
         h = grads.formed().combine(jnp.ones(num_losses))
+        return grads.gramian(), grads.squared_norms(), h
+
+    with jax.numpy_dtype_promotion("strict"):
+        gramian, norms, h = products(params)
     factors = np.arange(1.0, num_losses + 1)
     np.testing.assert_allclose(gramian, 1027 * np.outer(factors, factors), rtol=1e-6)
     np.testing.assert_allclose(norms, 1027 * factors**2, rtol=1e-6)
@@ -209,8 +220,15 @@ def table_problem(num_losses, size=(16, 256)):
 ZEROS = {"heads": heads_problem, "frozen": frozen_problem, "table": table_problem}
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("num_losses", [3, 16, 17])
+@pytest.mark.parametrize(
+    ("num_losses", "nested"),
+    [
+        (3, True),
+        (16, False),
+        (17, False),
+        *(pytest.param(k, k > 3, marks=pytest.mark.slow) for k in (3, 16, 17)),
+    ],
+)
 def test_products_with_a_zero_gradient_are_not_formed(num_losses, nested):
     """Of the heads only the squared norms are: two operations for each entry."""
     losses_fn, params = heads_problem(num_losses)
@@ -270,10 +288,10 @@ def seconds_to_compile(losses_fn, params, weighting, stacked):
     ("problem", "method", "num_losses", "stacked"),
     [
         ("frozen", sa.mgda, 4, False),
-        ("heads", sa.pcgrad, 6, False),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                ("heads", sa.pcgrad, 6, False),
                 ("frozen", functools.partial(sa.mgda, lean=True), 4, False),
                 ("frozen", functools.partial(sa.gradnorm, every=3), 4, False),
                 ("frozen", sa.pcgrad, 8, False),

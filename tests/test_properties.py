@@ -64,7 +64,53 @@ UNCOUPLED = (
     "uncertainty, adam",
     "normalized_gradients",
 )
-each_method = pytest.mark.parametrize("method", METHODS)
+# Second forms of a method: the laws hold for them too, which the slow run sees.
+SECOND_FORMS = (
+    "softadapt, normalized",
+    "uncertainty, adam",
+    "learned_weights, maximize",
+    "mgda, both",
+    "mgda, frank_wolfe",
+)
+
+
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. With a period the
+# others take the slow run too.
+ONE_OF_EACH_KIND = ("realtime_loss", "softadapt", "learned_weights", "gradnorm", "mgda")
+
+
+def of_methods(names):
+    return pytest.mark.parametrize(
+        "method",
+        [
+            pytest.param(name, marks=pytest.mark.slow if name in SECOND_FORMS else ())
+            for name in names
+        ],
+    )
+
+
+def each_method_and_period(*periods):
+    is_quick = lambda name, every: (
+        name not in SECOND_FORMS and (every == 1 or name in ONE_OF_EACH_KIND)
+    )
+    return pytest.mark.parametrize(
+        ("method", "every"),
+        [
+            pytest.param(name, every, marks=() if is_quick(name, every) else pytest.mark.slow)
+            for name in METHODS
+            for every in periods
+        ],
+    )
+
+
+each_method = of_methods(METHODS)
+each_kind = pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        for name in METHODS
+    ],
+)
 
 
 def history_of(num_losses, case="random", seed=0):
@@ -113,12 +159,9 @@ def test_the_order_of_the_losses_does_not_matter(method):
     permuted = np.asarray(weights_of_steps(tx, losses[:, order], gradients[:, order]))
     if method == "pcgrad":  # equal in distribution: means over seeds
         seeds = jnp.arange(2000)
-        mean = lambda g: jnp.mean(
-            jax.vmap(lambda seed: weights_of_steps(sa.pcgrad(4, seed), losses[:1], g[:1])[0])(
-                seeds
-            ),
-            axis=0,
-        )
+        first_weights = lambda seed, g: weights_of_steps(sa.pcgrad(4, seed), losses[:1], g)[0]
+        of_seeds = jax.jit(jax.vmap(first_weights, (0, None)))
+        mean = lambda g: jnp.mean(of_seeds(seeds, jnp.asarray(g[:1])), axis=0)
         np.testing.assert_allclose(mean(gradients[:, order]), mean(gradients)[order], rtol=0.03)
     else:
         np.testing.assert_allclose(permuted, weights[:, order], rtol=2e-4, atol=1e-6)
@@ -131,9 +174,9 @@ def test_one_loss_alone(method):
     np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
 
 
-@each_method
-@pytest.mark.parametrize(("every", "bad"), [(1, np.nan), (2, np.inf)])
-def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every, bad):
+@each_method_and_period(1, 2)
+def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every):
+    bad = np.nan if every == 1 else np.inf
     losses, gradients = history_of(3)
     for broken in ("loss", "gradient"):
         f, g = losses.copy(), gradients.copy()
@@ -185,19 +228,17 @@ def test_a_loss_of_priority_zero_is_left_out(method, case):
 # Losses without data in a batch.
 
 
-@each_method
-def test_everyone_present_is_no_mask(method):
+@each_method_and_period(1, 3)
+def test_everyone_present_is_no_mask(method, every):
     losses, gradients = history_of(3)
-    for every in (1, 3):
-        tx = make(method, 3, every=every)
-        masked, _ = presence_of(tx, losses, gradients, np.ones((STEPS, 3), dtype=bool))
-        np.testing.assert_allclose(
-            masked, weights_of_steps(tx, losses, gradients), rtol=1e-5, atol=1e-7
-        )
+    tx = make(method, 3, every=every)
+    masked, _ = presence_of(tx, losses, gradients, np.ones((STEPS, 3), dtype=bool))
+    np.testing.assert_allclose(
+        masked, weights_of_steps(tx, losses, gradients), rtol=1e-5, atol=1e-7
+    )
 
 
-@each_method
-@pytest.mark.parametrize("every", [1, 3])
+@each_method_and_period(1, 3)
 def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, every):
     losses, gradients = history_of(3)
     present = np.random.default_rng(1).random((STEPS, 3)) < 0.6
@@ -216,9 +257,16 @@ def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, ever
         assert jnp.all(jnp.isfinite(leaf))
 
 
-@pytest.mark.parametrize("method", UNCOUPLED)
-@pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("is_lazy", [False, True])
+@of_methods(UNCOUPLED)
+@pytest.mark.parametrize(
+    ("every", "is_lazy"),
+    [
+        (1, True),
+        (3, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(3, True, marks=pytest.mark.slow),
+    ],
+)
 def test_an_absent_loss_changes_nothing_but_itself(method, every, is_lazy):
     """Losses and gradients that stay as they are, under a weight sum that binds them together."""
     params = jnp.arange(1.0, 5.0)
@@ -283,7 +331,7 @@ def test_the_memory_of_an_absent_loss_waits(method):
     assert changed or method == "initial_loss"
 
 
-@pytest.mark.parametrize("method", STATELESS)
+@of_methods(STATELESS)
 def test_those_present_are_weighted_as_if_they_were_alone(method):
     losses, gradients = history_of(4)
     kept = np.array([0, 2, 3])
@@ -301,11 +349,10 @@ def test_a_period_means_the_losses_that_were_there():
     np.testing.assert_allclose(state.held_weights, [1 / 3.0, 1 / 3.0])
     np.testing.assert_allclose(weights, [[1.0, 0.5], [1.0, 0.0], [1.0, 0.5], [1 / 3, 0.0]])
     # Absent for a whole period: the weight from before is held.
-    losses = np.array([[1.0, np.nan]] * 4)
-    state = state._replace()
-    for row in losses:
-        _, state = tx.update(
-            jnp.zeros((2, 1)), state, losses=jnp.asarray(row), present=jnp.asarray([True, False])
+    update = compiled_update(tx)
+    for _ in range(4):
+        state = update(
+            state, jnp.zeros((2, 1)), jnp.asarray([1.0, jnp.nan]), jnp.asarray([True, False])
         )
     np.testing.assert_allclose(state.held_weights, [1.0, 1 / 3.0])
     np.testing.assert_array_equal(state.period_records, 0)
@@ -387,11 +434,11 @@ def test_an_absent_loss_does_not_slow_down_smoothing(method):
     np.testing.assert_allclose(weights[2], everyone[1], rtol=0.02)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_nothing_present_is_no_division_by_zero(method):
     tx = make(method, 3)
     with jax.debug_nans(True):
-        h, state = tx.update(
+        h, state = jax.jit(tx.update)(
             jnp.ones((3, 2)), tx.init(None), losses=jnp.ones(3), present=jnp.zeros(3, dtype=bool)
         )
     np.testing.assert_array_equal(h, 0.0)

@@ -30,8 +30,17 @@ def compiled_h(num_losses):
     )
 
 
-@pytest.mark.parametrize("kind", ["shared output", "own batches", "trunk and heads"])
-@pytest.mark.parametrize("num_losses", [2, 4, 8])
+KINDS = ("shared output", "own batches", "trunk and heads")
+
+
+@pytest.mark.parametrize(
+    ("num_losses", "kind"),
+    [(2, "own batches"), *((4, kind) for kind in KINDS), (8, "shared output")]
+    + [
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [(2, KINDS[0]), (2, KINDS[2]), (8, KINDS[1]), (8, KINDS[2])]
+    ],
+)
 def test_reaches_the_optimum_on_trained_networks(kind, num_losses):
     """Random Gramians mislead: those of networks are nearly collinear or nearly stationary."""
     find = oracle.min_norm_point if num_losses <= 4 else oracle.min_norm_point_of_many

@@ -57,8 +57,9 @@ def test_the_steps_do_not_change_when_a_loss_is_rescaled(scales):
             s * jnp.sum((x - c) ** 2 + 1) for s, c in zip(scales, (0.0, 1.0, 3.0), strict=True)
         )
         carry = (jnp.zeros(2), tx.init(None))
+        step = jax.jit(training_step(tx, losses_fn))
         for _ in range(5):
-            carry = jax.jit(training_step(tx, losses_fn))(*carry)[:2]
+            carry = step(*carry)[:2]
         return carry[0]
 
     for weighting in (sa.realtime_loss(3), sa.initial_loss(3, 2)):
