@@ -92,7 +92,8 @@ def balance(
         :func:`diagnostics` have the order and the names of it. Static.
       priorities: factors on the weights, >= 0: an array [K] or a pytree of K numbers in
         the structure of the losses. They, or some of their entries, may be functions of the
-        number of optimizer steps before this one, such as Optax schedules. Default: all 1.
+        number of optimizer steps before this one, such as Optax schedules; a loss is left out
+        while its one gives no positive number. Default: all 1.
       weight_sum: the weights are scaled to this sum; if all of them are zero they become
         equal (times ``priorities``). Default: the weighting's own scale.
       units: :math:`u_k > 0`; the method sees losses :math:`f_k / u_k` and their gradients,
@@ -104,10 +105,11 @@ def balance(
         the last one before it is kept, at first 1. Units below 1e-19 count as that. Default: none.
       smoothing: s in [0, 1); the method's weights are s times the old ones plus 1 - s times the
         new ones of each record, the first as it is (with a weight sum, of shares of it). Priorities
-        and units act behind. Default: 0, none.
+        and units act behind. Under a weight sum that of an absent loss moves with the shares of
+        the others. Default: 0, none.
       every: the weighting sees the mean of each ``every`` consecutive losses and the
-        weights are held in between; until the first record they are those that the losses
-        of the first step give. Gradients are those of the last step of each period, and losses
+        weights are held in between; until the first record of a loss its weight is the one that
+        the first step gives in which it is there. Gradients are those of the last step of each period, and losses
         absent then are not recorded by methods that look at gradients. Steps with a non-finite
         loss do not count. Static.
       shared: the parameters over which ``Components.gramian`` and ``squared_norms`` are
