@@ -37,7 +37,7 @@ def next_params(step_and_carry, batch):
     return params, losses
 
 
-@pytest.mark.parametrize("kind", ["heads", "tiny"])
+@pytest.mark.parametrize("kind", [pytest.param("heads", marks=pytest.mark.slow), "tiny"])
 def test_all_steps_do_the_same_work(kind, monkeypatch):
     """By hand and with the library; with weights 1 also the plain step."""
     monkeypatch.setattr(common, "ADAM", optax.sgd(1.0))  # Adam makes much of a rounding error

@@ -402,7 +402,7 @@ def test_a_step_that_is_dropped_keeps_the_weights_and_does_not_count_for_a_sched
     np.testing.assert_allclose(weights_along(tx, trajectory)[:, 1], [0.0, 0.0, 0.1], rtol=1e-6)
 
 
-@each_method
+@each_kind
 @pytest.mark.parametrize("weight_sum", [None, 3.0])
 def test_a_loss_is_left_out_while_its_schedule_gives_no_positive_number(method, weight_sum):
     """Whatever it gives, the step counts, and the schedule goes on."""

@@ -227,7 +227,14 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "scanned",
+        "large batch",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("indexed", "one matrix")),
+    ],
+)
 def test_the_lean_form_takes_no_more_memory_than_the_other(layout):
     """Where another backward pass would take more than it frees the gradients are kept."""
     lean, kept = bytes_of_steps([sa.mgda(K, lean=True), sa.mgda(K)], LAYOUTS[layout]())

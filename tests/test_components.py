@@ -439,8 +439,8 @@ MANY = [(1_000_000,), (1000, 1000), (100, 10, 1000), (1_000_000, 1), (250, 4000)
 @pytest.mark.parametrize(
     ("num_losses", "shape"),
     [(2, shape) for shape in MANY]
-    + [(17, shape) for shape in MANY[:2]]
-    + [pytest.param(17, shape, marks=pytest.mark.slow) for shape in MANY[2:]],
+    + [(17, MANY[0])]
+    + [pytest.param(17, shape, marks=pytest.mark.slow) for shape in MANY[1:]],
 )
 def test_gramian_of_many_parameters_is_accurate(shape, num_losses):
     rows = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)

@@ -12,8 +12,8 @@ import softadapt_optax as sa
 K, STEPS = 3, 3
 WITH_GRADIENTS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind
-QUICK = ("realtime_loss", "softadapt", "learned_weights", *WITH_GRADIENTS)
-QUICK_PERIODS = ("gradnorm", "mgda")
+QUICK = ("softadapt", "learned_weights", "gradnorm", "mgda")
+QUICK_PERIODS = ("mgda",)
 
 
 def losses_fn(params):

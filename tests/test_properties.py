@@ -396,7 +396,12 @@ def test_a_loss_that_comes_between_two_records_is_looked_at_at_once():
 
 
 @pytest.mark.parametrize(
-    ("method", "units"), [(name, "initial") for name in METHODS] + [("realtime_loss", "current")]
+    ("method", "units"),
+    [
+        pytest.param(name, "initial", marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        for name in METHODS
+    ]
+    + [("realtime_loss", "current")],
 )
 def test_a_loss_that_comes_between_two_records_has_its_unit_at_once(method, units):
     """Without it the step would be larger by the size of the loss."""
