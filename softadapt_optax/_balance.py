@@ -109,9 +109,9 @@ def balance(
         the others. Default: 0, none.
       every: the weighting sees the mean of each ``every`` consecutive losses and the
         weights are held in between; until the first record of a loss its weight is the one that
-        the first step gives in which it is there. Gradients are those of the last step of each period, and losses
-        absent then are not recorded by methods that look at gradients. Steps with a non-finite
-        loss do not count. Static.
+        the first step gives in which it is there. Gradients are those of the last step of each
+        period, and losses absent then are not recorded by methods that look at gradients. Steps
+        with a non-finite loss do not count. Static.
       shared: the parameters over which ``Components.gramian`` and ``squared_norms`` are
         taken, those that all losses share: a pytree of bools (the parameters' structure or a
         prefix of it) or a function of the parameters that gives one. Parameters that an optimizer

@@ -1,6 +1,7 @@
 """The point of smallest norm in the hull of the gradients."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,14 @@ def compiled_h(num_losses):
 
 
 KINDS = ("shared output", "own batches", "trunk and heads")
+QUICK_NETWORKS = ((2, "own batches"), (4, "trunk and heads"), (8, "shared output"))
 
 
 @pytest.mark.parametrize(
     ("num_losses", "kind"),
-    [(2, "own batches"), (4, "trunk and heads"), (8, "shared output")]
-    + [
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in [(2, KINDS[0]), (2, KINDS[2]), (4, KINDS[0]), (4, KINDS[1])]
-        + [(8, KINDS[1]), (8, KINDS[2])]
+    [
+        pytest.param(*case, marks=() if case in QUICK_NETWORKS else pytest.mark.slow)
+        for case in itertools.product((2, 4, 8), KINDS)
     ],
 )
 def test_reaches_the_optimum_on_trained_networks(kind, num_losses):
