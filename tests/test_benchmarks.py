@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 REPORTS = json.loads((ROOT / "benchmarks" / "results" / "benchmarks.json").read_text())
 
 
-@pytest.mark.parametrize("num_losses", [2, 5])
+@pytest.mark.parametrize("num_losses", [5, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", MODELS)
 def test_models_have_the_losses_that_they_say(kind, num_losses):
     model = MODELS[kind](num_losses)

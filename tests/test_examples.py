@@ -32,6 +32,7 @@ def test_sparse_autoencoder(tmp_path):
     assert height > 600
 
 
+@pytest.mark.slow
 def test_sparse_autoencoder_names_its_options():
     output = run("examples/sparse_autoencoder.py", "--help")
     for option in ("--epochs", "--seed", "--out"):
@@ -126,7 +127,14 @@ def test_multitask_digits(tmp_path):
     assert height > 1000
 
 
-@pytest.mark.parametrize("script", ["pinn_burgers", "multitask_digits", "equinox_loop"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "equinox_loop",
+        pytest.param("pinn_burgers", marks=pytest.mark.slow),
+        pytest.param("multitask_digits", marks=pytest.mark.slow),
+    ],
+)
 def test_examples_refuse_a_wrong_option(script):
     result = subprocess.run(
         [sys.executable, f"examples/{script}.py", "--seed", "-1"],
@@ -138,6 +146,7 @@ def test_examples_refuse_a_wrong_option(script):
     assert "--seed should be at least 0, got -1" in result.stderr
 
 
+@pytest.mark.slow
 def test_weight_grid_search_names_its_options():
     output = run("examples/weight_grid_search.py", "--help")
     for option in ("--losses", "--resolution", "--epochs", "--seed", "--out", "--quick"):

@@ -65,8 +65,7 @@ def assert_close(found, wanted, tolerance):
     "form",
     [
         "lazy",
-        "lean",
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ("stacked", "formed")),
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("lean", "stacked", "formed")),
     ],
 )
 @pytest.mark.usefixtures("x64")
@@ -97,7 +96,7 @@ def test_derivatives_are_those_of_finite_differences(form):
     assert_close(reverse, forward, 1e-12)
 
 
-@pytest.mark.parametrize("num_losses", [2, 17])
+@pytest.mark.parametrize("num_losses", [2, pytest.param(17, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("x64")
 def test_derivatives_where_each_loss_has_a_parameter_of_its_own(num_losses):
     losses_fn = lambda rows: tuple(jnp.sum(row**2) for row in rows)
@@ -111,6 +110,7 @@ def test_derivatives_where_each_loss_has_a_parameter_of_its_own(num_losses):
         np.testing.assert_allclose(found, 8 * row)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_derivatives_inside_scan_and_vmap():
     function = views("lazy")
@@ -225,8 +225,8 @@ ZEROS = {"heads": heads_problem, "frozen": frozen_problem, "table": table_proble
     [
         (3, True),
         (16, False),
-        (17, False),
         *(pytest.param(k, k > 3, marks=pytest.mark.slow) for k in (3, 16, 17)),
+        pytest.param(17, False, marks=pytest.mark.slow),
     ],
 )
 def test_products_with_a_zero_gradient_are_not_formed(num_losses, nested):
