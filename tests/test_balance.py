@@ -252,14 +252,14 @@ def test_weights_that_are_not_finite_are_not_used(bad):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-@pytest.mark.parametrize("name", all_factories())
+@each_kind
 def test_h_has_the_dtype_of_each_parameter_and_the_state_is_float32(name, dtype):
     check_dtypes(all_factories()[name](), dtype, (jnp.float32, jnp.int32, jnp.uint32))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("name", all_factories())
+@each_kind
 def test_under_x64_the_state_is_float64(name, dtype):
     check_dtypes(all_factories()[name](), dtype, (jnp.float64, jnp.int32, jnp.uint32))
 

@@ -196,14 +196,19 @@ def frozen_weights():
     [
         (lambda: sa.realtime_loss(2), True),
         (lambda: sa.mgda(2, "norm", every=2), True),
-        (lambda: sa.fixed_weights([1.0, 1.0]), False),
-        (lambda: sa.initial_loss(2), False),
-        (lambda: sa.prior_loss({"fit": 20.0, "size": 2.0}), False),
         (lambda: sa.softadapt(2), False),
-        (lambda: sa.uncertainty(2), False),
-        (lambda: sa.learned_weights(2), False),
-        (lambda: sa.gradnorm(2), False),
         (frozen_weights, False),
+        *(
+            pytest.param(make, False, marks=pytest.mark.slow)
+            for make in (
+                lambda: sa.fixed_weights([1.0, 1.0]),
+                lambda: sa.initial_loss(2),
+                lambda: sa.prior_loss({"fit": 20.0, "size": 2.0}),
+                lambda: sa.uncertainty(2),
+                lambda: sa.learned_weights(2),
+                lambda: sa.gradnorm(2),
+            )
+        ),
     ],
 )
 def test_lbfgs_goes_uphill_where_the_weights_change_fast(make, goes_uphill):

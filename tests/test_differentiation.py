@@ -92,7 +92,13 @@ def test_derivatives_at_gradients_of_zero_are_finite(method):
         assert jnp.all(jnp.isfinite(jax.jit(derivative(h_of))(x)))
 
 
-@pytest.mark.parametrize("factory", [sa.uncertainty, sa.learned_weights, sa.gradnorm])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        sa.uncertainty,
+        *(pytest.param(f, marks=pytest.mark.slow) for f in (sa.learned_weights, sa.gradnorm)),
+    ],
+)
 @pytest.mark.parametrize(
     ("optimizer", "is_finite"),
     [
