@@ -21,14 +21,14 @@ from softadapt_optax._devices import cond
 from softadapt_optax._look import Look, look_of, looked
 from softadapt_optax._masks import merge
 from softadapt_optax._options import Options
-from softadapt_optax._reductions import all_over
 from softadapt_optax._scaling import sum_to_one
 from softadapt_optax._state import (
     BalanceState,
     Observation,
+    all_true,
+    are_finite,
     observed,
     recorded,
-    stays_finite,
     where,
 )
 from softadapt_optax._units import Units, are_losses, new_unit_losses
@@ -315,10 +315,11 @@ def _kept(
     # Scaled to a sum they are finite if they were before, and nothing waits for the sum.
     is_scaled = options.weight_sum is not None and options.units is None
     checked = look.held_weights if is_scaled else weights
-    is_good = seen.is_finite & all_over(jnp.isfinite(checked))
-    is_good &= stays_finite(new.weighting_state, old.weighting_state, options.needs.starts_finite)
-    for products in jax.tree.leaves((new.gradient_norms, new.gradient_cosines)):
-        is_good &= all_over(all_over(jnp.atleast_2d(jnp.isfinite(products))))
+    rows = [seen.are_finite, jnp.isfinite(checked)]
+    rows += are_finite(new.weighting_state, old.weighting_state, options.needs.starts_finite)
+    products = (new.gradient_norms, new.gradient_cosines)
+    rows += are_finite(products, products, [True] * len(jax.tree.leaves(products)))
+    is_good = all_true(rows, new.weighting_state)
     return where(is_good, new._replace(loss_weights=weights), old)
 
 

@@ -56,7 +56,7 @@ class Observation(NamedTuple):
     Attributes:
       losses: what the method sees, shape [K]: of losses of which it gets news their mean since the
         last record, of the others that of the last record.
-      is_finite: whether all losses of this step are.
+      are_finite: whether each loss of this step is, shape [K].
       period_records: the mean of each loss since the last record and the number of losses in it,
         shape [2, K]; ``()`` without ``every``.
       is_new: which losses the method gets news of, shape [K].
@@ -71,7 +71,7 @@ class Observation(NamedTuple):
     """
 
     losses: Float[Array, " K"]
-    is_finite: Bool[Array, ""]
+    are_finite: Bool[Array, " K"]
     period_records: PyTree[Float[Array, "2 K"]]
     is_new: Bool[Array, " K"]
     factors: Float[Array, " K"]
@@ -121,7 +121,7 @@ def observed(
     is_known = is_here if needs_gradients else is_new | (record_counts > 0)
     return Observation(
         losses=jnp.where(is_new, means, recorded_losses),
-        is_finite=all_over(jnp.isfinite(means)),
+        are_finite=jnp.isfinite(means),
         period_records=period_records,
         is_new=is_new,
         factors=factors,
@@ -172,24 +172,33 @@ def kept_unseen(is_new: Bool[Array, " K"], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(keep, new, old)
 
 
-def stays_finite(new: PyTree, old: PyTree, starts_finite: Sequence[bool]) -> Bool[Array, ""]:
-    """Whether no finite entry of a state has become infinite or NaN.
+def are_finite(new: PyTree, old: PyTree, starts_finite: Sequence[bool]) -> list[Bool[Array, "_"]]:
+    """Whether entries of a state that were finite are still, joined along all axes but the last.
 
     Of leaves that are finite from the start the old entries need not be looked at.
     """
-    by_size: dict[int, Array] = {}  # most are of size K, and join before their entries do
     leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), starts_finite, strict=True)
+    rows = []
     for leaf, before, is_finite in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            continue
-        good = jnp.isfinite(leaf) if is_finite else jnp.isfinite(leaf) | ~jnp.isfinite(before)
-        good = jnp.atleast_1d(good)
-        size = good.shape[-1]
-        joined = all_over(good.reshape(-1, size).T)
-        by_size[size] = by_size[size] & joined if size in by_size else joined
-    return functools.reduce(
-        operator.and_, map(all_over, by_size.values()), jnp.ones((), dtype=bool)
-    )
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            good = jnp.isfinite(leaf) if is_finite else jnp.isfinite(leaf) | ~jnp.isfinite(before)
+            good = jnp.atleast_1d(good)
+            rows.append(all_over(good.reshape(-1, good.shape[-1]).T))
+    return rows
+
+
+def all_true(rows: Sequence[Bool[Array, "_"]], weighting_state: PyTree) -> Bool[Array, ""]:
+    """Whether all entries of all rows are, most of which are of one size.
+
+    Not written out where an optimizer counts its steps in the state of a method: its powers and
+    roots would be computed again for each entry and each use.
+    """
+    leaves = jax.tree.leaves(weighting_state)
+    is_dear = any(jnp.issubdtype(leaf.dtype, jnp.signedinteger) for leaf in leaves)
+    by_size: dict[int, Array] = {}
+    for row in rows:
+        by_size[row.size] = by_size[row.size] & row if row.size in by_size else row
+    return functools.reduce(operator.and_, map(jnp.all if is_dear else all_over, by_size.values()))
 
 
 def _next_count(count: Int[Array, ""], every: int) -> Int[Array, ""]:
