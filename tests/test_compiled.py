@@ -215,8 +215,9 @@ def test_the_lean_form_of_a_deep_network_takes_little_memory(method):
     make = GRADIENT_METHODS[method]
     lean, kept = bytes_of_steps([make(K, lean=True), make(K)])
     # The XLA of newer versions copies donated parameters that several backward passes use.
-    assert lean <= (2 if JAX_VERSION < (0, 11) else 2.6) * plain_bytes()
-    assert lean < 0.4 * kept
+    most, share = (2, 0.4) if JAX_VERSION < (0, 11) else (2.6, 0.45)
+    assert lean <= most * plain_bytes()
+    assert lean < share * kept
 
 
 LAYOUTS = {
