@@ -232,8 +232,7 @@ LAYOUTS = {
     "layout",
     [
         "scanned",
-        "large batch",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("indexed", "one matrix")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS if name != "scanned"),
     ],
 )
 def test_the_lean_form_takes_no_more_memory_than_the_other(layout):

@@ -313,6 +313,7 @@ def test_complex_parameters():
     np.testing.assert_allclose(grads.gramian()[1, 2], 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_linen_module_with_batch_statistics():
     class Net(flax.linen.Module):
         @flax.linen.compact

@@ -12,7 +12,7 @@ import softadapt_optax as sa
 K, STEPS = 3, 3
 WITH_GRADIENTS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind
-QUICK = ("softadapt", "learned_weights", "gradnorm", "mgda")
+QUICK = ("softadapt", "learned_weights", "gradnorm")
 QUICK_PERIODS = ("mgda",)
 
 

@@ -153,6 +153,7 @@ def test_weight_grid_search_names_its_options():
         assert option in output
 
 
+@pytest.mark.slow
 def test_weight_grid_search_refuses_a_wrong_option():
     result = subprocess.run(
         [sys.executable, "examples/weight_grid_search.py", "--losses", "4"],

@@ -152,6 +152,7 @@ def test_rosenbrock_in_two_terms_is_rosenbrock():
     assert sum(losses.values()) == pytest.approx((1 - x) ** 2 + 100 * (y - x**2) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_loss_weighting_without_beta_is_descent_on_half_the_sum_of_squares():
     rosenbrock = load("rosenbrock")
@@ -445,7 +446,7 @@ def test_a_quick_run(tmp_path):
     ("out", "message"),
     [
         ("examples/paper", "holds figures of a full run"),
-        ("README.md", "--out should be a folder to write to"),
+        pytest.param("README.md", "--out should be a folder to write to", marks=pytest.mark.slow),
     ],
 )
 def test_a_quick_run_overwrites_nothing(out, message):
@@ -459,6 +460,7 @@ def test_a_quick_run_overwrites_nothing(out, message):
     assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_names_its_options():
     result = subprocess.run(
         [sys.executable, "-m", "examples.paper", "--help"],

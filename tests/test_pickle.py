@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # In a process of its own: the tests' import hook wraps functions in what cannot be pickled.
 CODE = """
 import copy
@@ -41,6 +43,7 @@ np.testing.assert_allclose(rows, [weights_after_a_step(tx) for tx in txs], rtol=
 """
 
 
+@pytest.mark.slow
 def test_cloudpickle_deepcopy_and_joblib(request):
     code = CODE.format(tests=str(request.config.rootpath / "tests"))
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -130,8 +130,9 @@ def test_derivatives_inside_scan_and_vmap():
     np.testing.assert_allclose(jax.jit(jax.jacfwd(scanned))(1.0), total, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="jax.set_mesh is newer")
-@pytest.mark.parametrize("kind", ["shard_map", pytest.param("in types", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["shard_map", "in types"])
 @pytest.mark.usefixtures("x64")
 def test_derivatives_on_a_mesh(kind):
     function, (point, _) = views("lazy"), flat_params()

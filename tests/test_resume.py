@@ -194,6 +194,7 @@ def update_with_any_gradients(tx, state):
     tx.update(stacked, state, PARAMS, losses=np.ones(num_losses))
 
 
+@pytest.mark.slow
 def test_orbax_cuts_and_pads_if_told_not_to_be_strict(tmp_path):
     """Nobody can tell afterwards: a new loss starts with weight and history 0."""
     tx, (_, state) = chained(OTHERS["more losses"]), saved()

@@ -54,7 +54,7 @@ def assert_close(first, second):
 
 
 @pytest.mark.parametrize("as_function", [False, True])
-@pytest.mark.parametrize("method", ["pcgrad", "mgda"])
+@pytest.mark.parametrize("method", [pytest.param("pcgrad", marks=pytest.mark.slow), "mgda"])
 def test_heads_get_the_plain_sum_and_the_trunk_the_weighted_one(method, as_function):
     grads, h, state = both_forms(method, as_function=as_function)
     assert_close(h["heads"], grads.combine(np.ones(K))["heads"])
