@@ -151,20 +151,22 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
         products="gramian" if "gramian" in asked else next(iter(asked), None),
         step=id(jaxpr.invars[0]) in operands,
         loops=_has_loops(jaxpr),
-        starts_finite=tuple(map(_is_finite, _first_leaves(weighting, num_losses))),
+        starts_finite=_starts_finite(weighting, num_losses),
     )
 
 
-def _first_leaves(weighting: Weighting, num_losses: int) -> list[Any]:
+def _starts_finite(weighting: Weighting, num_losses: int) -> tuple[bool, ...]:
+    """For each leaf of its state whether all entries are known to be finite; integers are."""
+    start = jax.make_jaxpr(weighting.init, static_argnums=0)(num_losses)
+    if any(isinstance(const, jax.core.Tracer) for const in start.consts):  # of a traced option
+        return tuple(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in start.out_avals)
     with jax.ensure_compile_time_eval():
-        return jax.tree.leaves(weighting.init(num_losses))
-
-
-def _is_finite(leaf: Any) -> bool:
-    """Whether all entries are known to be finite; integers are."""
-    if not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
-        return True
-    return not isinstance(leaf, jax.core.Tracer) and bool(np.all(np.isfinite(leaf)))
+        leaves = jax.tree.leaves(weighting.init(num_losses))
+    is_inexact = [jnp.issubdtype(dtype_of(leaf), jnp.inexact) for leaf in leaves]
+    return tuple(
+        not inexact or bool(np.all(np.isfinite(leaf)))
+        for leaf, inexact in zip(leaves, is_inexact, strict=True)
+    )
 
 
 def _has_loops(jaxpr: Any) -> bool:
