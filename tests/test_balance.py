@@ -578,3 +578,17 @@ def test_large_weights_and_priorities_may_overflow_each_other_with_a_weight_sum(
     _, state = tx.update(jnp.zeros(2), tx.init(None), losses=jnp.asarray([1e15, 2e15]))
     np.testing.assert_allclose(sa.loss_weights(state), [0.2, 0.8], rtol=1e-6)
     assert sa.diagnostics(state)["steps"] == 1
+
+
+def test_a_state_that_starts_infinite_may_stay_so():
+    """As the best value so far of a method of one's own."""
+
+    def update(components, state):
+        best = jnp.minimum(state, components.losses)
+        return components.losses / best, best
+
+    tx = sa.balance(sa.Weighting(lambda k: jnp.full(k, jnp.inf), update), 2)
+    present = jnp.asarray([True, False])
+    _, state = tx.update(jnp.zeros(2), tx.init(None), losses=[2.0, 1.0], present=present)
+    np.testing.assert_array_equal(state.weighting_state, [2.0, jnp.inf])
+    np.testing.assert_array_equal(sa.loss_weights(state), [1.0, 0.0])
