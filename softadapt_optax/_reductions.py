@@ -37,12 +37,9 @@ def all_over(values: Bool[Array, "*rows K"]) -> Bool[Array, "*rows"]:
 
 def diagonal_of(matrix: Float[Array, "K K"]) -> Float[Array, " K"]:
     """As ``jnp.diagonal``, which is a gather with indices that are computed."""
-    is_own = jnp.eye(len(matrix), dtype=bool)
-    return (
-        sum_over(jnp.where(is_own, matrix, 0.0))
-        if len(matrix) <= _MOST_UNROLLED
-        else jnp.diagonal(matrix)
-    )
+    if len(matrix) > _MOST_UNROLLED:
+        return jnp.diagonal(matrix)
+    return sum_over(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0.0))
 
 
 def _over(values: Array, join: Callable[..., Array], reduce: Callable[..., Array]) -> Array:
