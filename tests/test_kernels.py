@@ -55,7 +55,7 @@ def test_a_method_on_losses_launches_little_more_than_the_plain_step(counts):
         plain = steps["plain"]
         for name in ON_LOSSES:
             is_longer = name in ("softadapt, every=10", "uncertainty", "learned_weights")
-            assert steps[name]["fusion"] <= plain["fusion"] + (7 if "every" in name else 6)
+            assert steps[name]["fusion"] <= plain["fusion"] + (7 if is_longer else 6)
             assert steps[name]["copy"] <= plain["copy"] + (4 if is_longer else 2)
             assert steps[name]["custom-call"] <= plain["custom-call"]
 
