@@ -1,5 +1,7 @@
 """Every shape in a signature is checked while the tests run, and nothing broadcasts by rank."""
 
+import importlib.metadata
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -11,6 +13,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 with jaxtyping.install_import_hook("softadapt_optax", "beartype.beartype"):
     import softadapt_optax  # noqa: F401
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Quick tests compile more than they compute; the others see programs as users have them."""
+    if config.getoption("markexpr") != "not slow" or "XLA_FLAGS" in os.environ:
+        return
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # unknown to newer ones
 
 
 def holds_many_memory_maps() -> bool:
