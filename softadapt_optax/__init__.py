@@ -1,12 +1,14 @@
 """Live weights for losses with several parts, as Optax transformations."""
 
 from softadapt_optax._balance import balance as balance
-from softadapt_optax._components import ComponentGrads as ComponentGrads
+from softadapt_optax._component_grads import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
 from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
+from softadapt_optax._gradients.hypergradient import HypergradientState as HypergradientState
+from softadapt_optax._gradients.hypergradient import hypergradient as hypergradient
 from softadapt_optax._gradients.mgda import mgda as mgda
 from softadapt_optax._gradients.normalized_gradients import (
     NormalizedGradientsState as NormalizedGradientsState,
@@ -40,6 +42,7 @@ __all__ = [
     "ComponentGrads",
     "Components",
     "GradNormState",
+    "HypergradientState",
     "InitialLossState",
     "LearnedWeightsState",
     "NormalizedGradientsState",
@@ -52,6 +55,7 @@ __all__ = [
     "diagnostics",
     "fixed_weights",
     "gradnorm",
+    "hypergradient",
     "initial_loss",
     "learned_weights",
     "loss_weights",

@@ -16,9 +16,9 @@ from softadapt_optax._checks import (
     check_number,
     check_units,
 )
-from softadapt_optax._components import ComponentGrads
+from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._devices import cond
-from softadapt_optax._look import Look, look_of, looked
+from softadapt_optax._look import Gradients, Look, look_of, looked
 from softadapt_optax._masks import merge
 from softadapt_optax._options import Options
 from softadapt_optax._scaling import sum_to_one
@@ -32,7 +32,14 @@ from softadapt_optax._state import (
     where,
 )
 from softadapt_optax._units import Units, are_losses, new_unit_losses
-from softadapt_optax._updates import check_like, presence, refuse_lazy_arguments, shared_mask, taken
+from softadapt_optax._updates import (
+    check_like,
+    presence,
+    refuse_lazy_arguments,
+    shared_mask,
+    taken,
+    target_fn_of,
+)
 from softadapt_optax._weighting import Needs, Weighting, needs_of
 
 
@@ -55,13 +62,13 @@ def balance(
     weights :math:`\alpha` from the weighting, ready for any optimizer behind it. It has to
     come first in the chain: what it takes is not shaped like the parameters.
 
-    ``update(updates, state, params=None, *, losses=None, present=None)`` takes as ``updates``
-    either the :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked gradients
-    with leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of K
-    scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place
-    of theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be
-    checked in full. Other keyword arguments are ignored, but for a misspelt ``losses`` or
-    ``present``.
+    ``update(updates, state, params=None, *, losses=None, present=None, target=None)`` takes as
+    ``updates`` either the :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked
+    gradients with leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of
+    K scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place of
+    theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be checked
+    in full. Other keyword arguments are ignored, but for a misspelt ``losses``,
+    ``present`` or ``target``.
 
     ``present``, K bools that may be traced, says which losses have data in this batch. A loss that
     is absent changes nothing but itself: it gets weight 0 in this step, whatever its value is, and
@@ -70,6 +77,11 @@ def balance(
     weigh those present. Under a weight sum its share is kept for it, so that the sum is less in
     this step. The *gradient* of an absent loss still has to be finite: divide by
     ``max(count, 1)``, not by a count of zero.
+
+    ``target`` is the gradient of one more loss, a pytree like the parameters, for methods that ask
+    for ``Components.alignments``, the inner products of the K gradients with it
+    (:func:`hypergradient`); or a function of ``params`` that returns it, called with ``every=m`` in
+    one step of m only. Other methods ignore it.
 
     A step whose losses, or what the method makes of them and of the gradients, are not all
     finite keeps the weights and the weighting's state of the step before. A gradient that is
@@ -200,13 +212,15 @@ def balance(
         *,
         losses: PyTree | None = None,
         present: PyTree | None = None,
+        target: PyTree | Callable[[PyTree], PyTree] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, BalanceState]:
         refuse_lazy_arguments(state, extra_args)
         check_like(state, jax.eval_shape(init_fn, None), _OTHER_STATE)
         grads = taken(updates, losses, params, size, names, is_ordered)
         is_present = presence(present, grads, names, is_ordered)
-        return _step(options(), grads, is_present, state, params)
+        target_fn = target_fn_of(target, params, options().needs.target)
+        return _step(options(), grads, is_present, state, params, target_fn)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -217,6 +231,7 @@ def _step(
     is_present: Bool[Array, " K"],
     state: BalanceState,
     params: PyTree | None,
+    target_fn: Callable[[], PyTree] | None,
 ) -> tuple[PyTree, BalanceState]:
     """One step, from what came to h and the state."""
     options.check_names(grads)
@@ -230,13 +245,13 @@ def _step(
         is_present,
         factors,
         options.every,
-        needs_gradients=options.needs.products is not None,
+        needs_gradients=options.needs.gradients,
     )
     unit_losses = new_unit_losses(options.units, state, seen)
     units = options.units_in(unit_losses)
 
     def look() -> Look:
-        return looked(options, state, seen, units, grads, mask)
+        return looked(options, state, seen, units, Gradients(grads, mask, target_fn))
 
     if options.every == 1:
         found = look()
@@ -278,6 +293,7 @@ def _first_state(options: Options) -> BalanceState:
         unit_losses=unit_losses,
         gradient_norms=zeros(num_losses) if products == "squared_norms" else (),
         gradient_cosines=zeros(num_losses, num_losses) if products == "gramian" else (),
+        target_alignments=zeros(num_losses) if options.needs.target else (),
         loss_names=tuple({name: ()} for name in options.names or ()),
         weighting_state=jax.tree.map(_own_typed_array, options.weighting.init(num_losses)),
     )
@@ -292,7 +308,7 @@ def _own_typed_array(leaf: ArrayLike) -> Array:
 
 def _prepared(options: Options, grads: ComponentGrads, mask: PyTree[bool] | None) -> ComponentGrads:
     """The gradients in the form in which they are cheapest."""
-    if options.needs.products and options.every > 1:
+    if options.needs.gradients and options.every > 1:
         return grads.formed_anew()
     if options.needs.products:
         return grads.formed(mask, options.lean)
@@ -317,7 +333,7 @@ def _kept(
     checked = look.held_weights if is_scaled else weights
     rows = [seen.are_finite, jnp.isfinite(checked)]
     rows += are_finite(new.weighting_state, old.weighting_state, options.needs.starts_finite)
-    products = (new.gradient_norms, new.gradient_cosines)
+    products = (new.gradient_norms, new.gradient_cosines, new.target_alignments)
     rows += are_finite(products, products, [True] * len(jax.tree.leaves(products)))
     is_good = all_true(rows, new.weighting_state)
     return where(is_good, new._replace(loss_weights=weights), old)

@@ -1,5 +1,6 @@
-"""The weights as what goes into the backward pass: cotangents, in the dtype of each loss."""
+"""Scales for what goes through a pass in float16: weights as cotangents, directions as tangents."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
+
+from softadapt_optax._devices import axes_of, largest_over, spread
 
 
 def as_cotangents(
@@ -40,6 +43,19 @@ def scaled_back(grads: PyTree, scale: Float[Array, ""] | None) -> PyTree:
         return (leaf.astype(wide) / scale.astype(wide)).astype(leaf.dtype)
 
     return jax.tree.map(over_scale, grads)
+
+
+def scale_of_direction(
+    direction: Sequence[Array], leaves: Sequence[Array]
+) -> Float[Array, ""] | None:
+    """The power of two that brings a direction to about 1, for leaves of float16, or None."""
+    if not any(_is_narrow(leaf.dtype) for leaf in leaves):
+        return None
+    axes = axes_of(direction)
+    sizes = [jnp.max(jnp.abs(leaf), initial=0.0).astype(float) for leaf in direction if leaf.size]
+    largest = largest_over(axes, functools.reduce(jnp.maximum, [spread(s, axes) for s in sizes]))
+    power = jnp.where(largest > 0, jnp.frexp(jax.lax.stop_gradient(largest))[1], 0)
+    return jnp.exp2(jnp.clip(-power, -_HIGHEST, _HIGHEST).astype(float))
 
 
 def _scale(

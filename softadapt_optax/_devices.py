@@ -61,12 +61,21 @@ def summed_over_pieces(
 
     def part(axes: Axes) -> Array:
         kept = [over == axes for over in missing]
-        products = products_of([list(itertools.compress(row, kept)) for row in rows])
-        if not axes:
-            return products
-        return jax.lax.psum(products, _listed(axes))  # type: ignore[no-untyped-call]
+        return summed_over(axes, products_of([list(itertools.compress(row, kept)) for row in rows]))
 
     return functools.reduce(operator.add, map(part, dict.fromkeys(missing)))
+
+
+def summed_over(axes: Axes, array: Array) -> Array:
+    """The sum of what the devices have along these axes."""
+    if not axes:
+        return array
+    return jax.lax.psum(spread(array, axes), _listed(axes))  # type: ignore[no-untyped-call]
+
+
+def largest_over(axes: Axes, array: Array) -> Array:
+    """The largest of what the devices have along these axes."""
+    return jax.lax.pmax(array, _listed(axes)) if axes else array  # type: ignore[no-untyped-call]
 
 
 def cond(

@@ -84,7 +84,10 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
     * ``"gradient_norms/fit"``: :math:`\|\nabla f_k\|`, for methods that look at gradients;
     * ``"cosines/fit/size"``: the cosine between the gradients of two losses, for ``pcgrad``,
       ``mgda`` and other methods that look at the Gramian; 0 if one of them is zero;
-    * ``"conflict_share"``: for these the share of pairs of losses whose cosine is negative;
+    * ``"alignments/fit"``: the inner product :math:`\langle \nabla f_k, \nabla V \rangle` with the
+      gradient of the target, for ``hypergradient``; for a method that looks at norms or the Gramian
+      too their cosine, ``"target_cosines/fit"``;
+    * ``"conflict_share"``: with the Gramian the share of pairs of losses whose cosine is negative;
     * ``"steps"``: the number of steps that were used; without ``every`` and schedules that of the
       loss which had data in most of them, and at most 2^24.
 
@@ -139,6 +142,9 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
         norms = jnp.diagonal(cosines, axis1=-2, axis2=-1)
     if norms is not None:
         by_loss["gradient_norms"] = norms
+    alignments = _array_in(state.target_alignments)
+    if alignments is not None:
+        by_loss["alignments" if norms is None else "target_cosines"] = alignments
 
     num_losses, own_names = weights.shape[-1], loss_names_in(state)
     _check_like(like, num_losses, own_names)

@@ -1,19 +1,20 @@
 """A weighting's look at the losses: what it sees, and what comes of it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from softadapt_optax._components import ComponentGrads
+from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._options import Options
 from softadapt_optax._per_loss import as_component_array
 from softadapt_optax._reductions import diagonal_of
 from softadapt_optax._scaling import carried_over, mean_of, sum_to_one
 from softadapt_optax._state import BalanceState, Observation, is_kept, kept_unseen, where
 from softadapt_optax._updates import check_like
-from softadapt_optax._weighting import Components, Weighting
+from softadapt_optax._weighting import Components, Needs, Weighting
 
 
 class Look(NamedTuple):
@@ -22,6 +23,7 @@ class Look(NamedTuple):
     held_weights: Float[Array, " K"]
     gradient_norms: PyTree[Float[Array, " K"]]
     gradient_cosines: PyTree[Float[Array, "K K"]]
+    target_alignments: PyTree[Float[Array, " K"]]
     weighting_state: PyTree
 
 
@@ -29,17 +31,55 @@ def look_of(state: BalanceState) -> Look:
     return Look(*(getattr(state, name) for name in Look._fields))
 
 
+class Gradients(NamedTuple):
+    """What the weighting may ask about.
+
+    Attributes:
+      grads: the gradients.
+      mask: the parameters that count; None: all.
+      target_fn: gives the gradient of the target; None: the weighting asks for none.
+    """
+
+    grads: ComponentGrads
+    mask: PyTree[bool] | None
+    target_fn: Callable[[], PyTree] | None
+
+
+class Products(NamedTuple):
+    """Those of the gradients that count, as far as the weighting asks for them; else ``()``.
+
+    Attributes:
+      gramian: the inner products of all pairs, shape [K, K].
+      squared_norms: shape [K].
+      alignments: the inner products with the target, shape [K].
+      squared_target_norm: that of the target, if there are norms too.
+    """
+
+    gramian: PyTree[Float[Array, "K K"]]
+    squared_norms: PyTree[Float[Array, " K"]]
+    alignments: PyTree[Float[Array, " K"]]
+    squared_target_norm: PyTree[Float[Array, ""]]
+
+    def in_units(self, units: Float[Array, " K"]) -> "Products":
+        inverse = 1.0 / units
+        return Products(
+            jax.tree.map(lambda gramian: gramian * inverse[:, None] * inverse[None, :], self[0]),
+            jax.tree.map(lambda norms: norms * inverse * inverse, self.squared_norms),
+            jax.tree.map(lambda alignments: alignments * inverse, self.alignments),
+            self.squared_target_norm,
+        )
+
+
 def looked(
     options: Options,
     state: BalanceState,
     seen: Observation,
     units: Float[Array, " K"] | None,
-    grads: ComponentGrads,
-    mask: PyTree[bool] | None,
+    gradients: Gradients,
 ) -> Look:
     """What the weighting makes of losses and gradients."""
-    products = _products(options.needs.products, grads, mask, seen.counted)
-    components = _in_units(state, seen, units, products)
+    products = _products(options.needs, gradients, seen.counted)
+    components = _components(state, seen, units, products)
     weights, weighting_state = _called(options.weighting, components, state.weighting_state)
     weights = _smoothed(options, state, seen.counted, weights)
     weighting_state = kept_unseen(seen.is_new, weighting_state, state.weighting_state)
@@ -47,45 +87,50 @@ def looked(
         weighting_state = where(seen.is_due, weighting_state, state.weighting_state)
     return Look(
         _held(options, state, seen, weights),
-        *_norms_and_cosines(options.needs.products, state, seen.counted, *products),
+        *_norms_and_cosines(options.needs.products, state, seen.counted, products),
+        _alignments(state, seen.counted, products),
         weighting_state,
     )
 
 
-def _products(
-    needed: str | None, grads: ComponentGrads, mask: PyTree[bool] | None, counted: Bool[Array, " K"]
-) -> tuple[Array, Array]:
-    """The Gramian and the squared norms, as far as they are needed, of the losses that count."""
-    nothing = jnp.zeros((), dtype=float)
-    if needed == "gramian":
+def _products(needs: Needs, gradients: Gradients, counted: Bool[Array, " K"]) -> Products:
+    grads, mask, target_fn = gradients
+    gramian: PyTree = ()
+    squared_norms: PyTree = ()
+    alignments: PyTree = ()
+    squared_target_norm: PyTree = ()
+    if needs.products == "gramian":
         gramian = jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
-        return gramian, diagonal_of(gramian)
-    if needed == "squared_norms":
-        return nothing, jnp.where(counted, grads.squared_norms(mask), 0.0)
-    return nothing, nothing
+        squared_norms = diagonal_of(gramian)
+    elif needs.products == "squared_norms":
+        squared_norms = jnp.where(counted, grads.squared_norms(mask), 0.0)
+    if target_fn is not None:
+        target = target_fn()
+        alignments = jnp.where(counted, grads.alignments(target, mask), 0.0)
+        if needs.products is not None:
+            squared_target_norm = grads.squared_norm(target, mask)
+    return Products(gramian, squared_norms, alignments, squared_target_norm)
 
 
-def _in_units(
+def _components(
     state: BalanceState,
     seen: Observation,
     units: Float[Array, " K"] | None,
-    products: tuple[Array, Array],
+    products: Products,
 ) -> Components:
     """What the weighting sees."""
-    losses, (gramian, squared_norms) = seen.losses, products
+    losses = seen.losses
     if units is not None:
-        losses, inverse = losses / units, 1.0 / units
-        squared_norms = squared_norms * inverse * inverse
-        if gramian.ndim:
-            gramian = gramian * inverse[:, None] * inverse[None, :]
+        losses, products = losses / units, products.in_units(units)
     return Components(
         losses=losses,
         priorities=jnp.where(seen.counted, seen.factors, 0.0),
         is_new=seen.is_new,
         record_counts=seen.record_counts.astype(jnp.int32),
         step=state.step_count if is_kept(state.step_count) else jnp.zeros((), dtype=jnp.int32),
-        gramian=lambda: gramian,
-        squared_norms=lambda: squared_norms,
+        gramian=lambda: products.gramian,
+        squared_norms=lambda: products.squared_norms,
+        alignments=lambda: products.alignments,
     )
 
 
@@ -139,25 +184,39 @@ def _held(
 
 
 def _norms_and_cosines(
-    needed: str | None,
-    state: BalanceState,
-    counted: Bool[Array, " K"],
-    gramian: Array,
-    squared_norms: Array,
+    needed: str | None, state: BalanceState, counted: Bool[Array, " K"], products: Products
 ) -> tuple[PyTree, PyTree]:
     """What is kept of the gradients for :func:`diagnostics`; no weight depends on it."""
     if not needed:
         return (), ()
-    gramian, squared_norms = jax.lax.stop_gradient((gramian, squared_norms))
+    gramian, squared_norms = jax.lax.stop_gradient((products.gramian, products.squared_norms))
     norms = jnp.sqrt(squared_norms)
     if needed == "squared_norms":
         return jnp.where(counted, norms, state.gradient_norms), ()
-    # Those of a zero vector are zero.
-    inverse = jnp.where(norms > 0, 1.0 / jnp.where(norms > 0, norms, 1.0), 0.0)
+    inverse = _inverse(norms)
     cosines = gramian * inverse[:, None] * inverse[None, :]
     is_own = jnp.eye(norms.size, dtype=bool)
     cosines = jnp.where(is_own, norms[:, None], cosines)
     return (), jnp.where(_pairs(counted), cosines, state.gradient_cosines)
+
+
+def _alignments(
+    state: BalanceState, counted: Bool[Array, " K"], products: Products
+) -> PyTree[Float[Array, " K"]]:
+    """The same for those with the target."""
+    if not is_kept(products.alignments):
+        return ()
+    products = jax.lax.stop_gradient(products)
+    found = products.alignments
+    if is_kept(products.squared_target_norm):
+        norms = jnp.sqrt(products.squared_norms), jnp.sqrt(products.squared_target_norm)
+        found = found * _inverse(norms[0]) * _inverse(norms[1])
+    return jnp.where(counted, found, state.target_alignments)
+
+
+def _inverse(norms: Float[Array, "*K"]) -> Float[Array, "*K"]:
+    """Their inverse; the cosines of a zero vector are zero."""
+    return jnp.where(norms > 0, 1.0 / jnp.where(norms > 0, norms, 1.0), 0.0)
 
 
 def _pairs(counted: Bool[Array, " K"]) -> Bool[Array, "K K"]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from softadapt_optax._components import ComponentGrads
+from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._per_loss import (
     Names,
     at_step,
@@ -50,7 +50,7 @@ class Options(NamedTuple):
     @property
     def holds_weights(self) -> bool:
         """Whether the state has to keep them as the weighting gave them."""
-        return self.every > 1 or self.is_smoothed or self.needs.products is not None
+        return self.every > 1 or self.is_smoothed or self.needs.gradients
 
     @property
     def is_smoothed(self) -> bool:

@@ -59,6 +59,12 @@ def squared_norms_of(
     return jnp.stack(_inner_products(rows, [(k, k) for k in range(len(rows))], zeros))
 
 
+def alignments_of(rows: Sequence[Sequence[Array]]) -> Float[Array, " K"]:
+    """The inner products of K rows of leaves with the last, the K + 1st."""
+    last = len(rows) - 1
+    return jnp.stack(_inner_products(rows, [(k, last) for k in range(last)], zeros=()))
+
+
 def weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
     def leaf_sum(*leaves: Array) -> Array:
         wide = [_at_least_float32(leaf) for leaf in leaves]

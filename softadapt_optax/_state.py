@@ -33,6 +33,8 @@ class BalanceState(NamedTuple):
         looks at nothing else of them.
       gradient_cosines: with inner products the cosines between the gradients, shape [K, K], and
         in the place of the ones on the diagonal the norms.
+      target_alignments: the inner products of the gradients with the target that the weighting saw
+        last, shape [K]; their cosines if it looks at gradient norms or inner products too.
       loss_names: the names of the losses in the order of the entries, if the transformation was
         made with names, as the keys of empty dictionaries: no array.
       weighting_state: state of the weighting.
@@ -46,6 +48,7 @@ class BalanceState(NamedTuple):
     unit_losses: PyTree[Float[Array, " K"]]
     gradient_norms: PyTree[Float[Array, " K"]]
     gradient_cosines: PyTree[Float[Array, "K K"]]
+    target_alignments: PyTree[Float[Array, " K"]]
     loss_names: tuple[dict[str, tuple[()]], ...]
     weighting_state: PyTree
 

@@ -1,6 +1,7 @@
 """What ``update`` is given: checked, and brought to one form and one order."""
 
 import difflib
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from softadapt_optax._components import ComponentGrads, from_stacked
+from softadapt_optax._component_grads import ComponentGrads, from_stacked
 from softadapt_optax._per_loss import (
     Names,
     are_sorted,
@@ -101,6 +102,27 @@ def _refuse_presence(leaf: Any, names: Names | None) -> NoReturn:
     )
 
 
+def target_fn_of(
+    target: Any, params: PyTree | None, is_needed: bool
+) -> Callable[[], PyTree] | None:
+    """The target's gradient, as a function that is called only where the gradient is due."""
+    if not is_needed:
+        return None
+    if target is None or isinstance(target, ComponentGrads):
+        raise TypeError(
+            "`target` should be the gradient of the loss that the weights follow, a pytree like "
+            "the parameters, or a function of the parameters that returns it, such as "
+            "`update(grads, opt_state, params, target=jax.grad(validation_loss))`, got "
+            f"{type(target).__name__}."
+        )
+    is_function = isinstance(target, jax.tree_util.Partial) or jax.tree_util.all_leaves([target])
+    if not (callable(target) and is_function):  # the gradient of a module may be callable too
+        return lambda: target
+    if params is None:
+        raise ValueError("`params` should be passed to `update` if `target` is a function of them.")
+    return lambda: target(params)
+
+
 def refuse_pair(updates: Any) -> None:
     """Raises for what `value_and_component_grads` returns, losses and gradients together."""
     if isinstance(updates, tuple | list) and any(isinstance(u, ComponentGrads) for u in updates):
@@ -132,9 +154,11 @@ def _refuse_misspelt(extra_args: dict[str, Any]) -> None:
     for name in extra_args:
         if "_" in name:  # `losses_fn` may be another's
             continue
-        for own_name in difflib.get_close_matches(name, ("losses", "present"), n=1, cutoff=0.8):
+        for own_name in difflib.get_close_matches(
+            name, ("losses", "present", "target"), n=1, cutoff=0.8
+        ):
             raise TypeError(
-                f"`update` should get `losses` or `present`, got `{name}`. Did you mean "
+                f"`update` should get `losses`, `present` or `target`, got `{name}`. Did you mean "
                 f"`{own_name}`? What it does not know is ignored, for transformations behind it."
             )
 

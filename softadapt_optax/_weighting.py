@@ -34,6 +34,8 @@ class Components(NamedTuple):
         for rare use there is the ``every`` of :func:`balance`. If one is not finite,
         weights and state stay as they were, whatever the method makes of it.
       squared_norms: the same for their squared norms alone, shape [K].
+      alignments: the same for the inner products of the K gradients with the ``target`` of
+        ``update``, shape [K].
     """
 
     losses: Float[Array, " K"]
@@ -43,6 +45,7 @@ class Components(NamedTuple):
     step: Int[Array, ""]
     gramian: Callable[[], Float[Array, "K K"]]
     squared_norms: Callable[[], Float[Array, " K"]]
+    alignments: Callable[[], Float[Array, " K"]]
 
     @property
     def counted(self) -> Bool[Array, " K"]:
@@ -103,6 +106,7 @@ class Needs(NamedTuple):
 
     Attributes:
       products: of gradients, ``"gramian"`` or ``"squared_norms"``; None if it asks for none.
+      target: whether it asks for alignments with a target.
       step: whether it asks for the step.
       loops: whether it has loops or branches, so that it costs more than some arithmetic.
       starts_finite: for each leaf of its state whether all entries are finite at the start, so
@@ -110,14 +114,20 @@ class Needs(NamedTuple):
     """
 
     products: str | None
+    target: bool
     step: bool
     loops: bool
     starts_finite: tuple[bool, ...]
 
     @property
+    def gradients(self) -> bool:
+        """Whether it asks for anything that is made of gradients."""
+        return self.products is not None or self.target
+
+    @property
     def is_cheap(self) -> bool:
         """Whether an update costs less than a branch around it."""
-        return self.products is None and not self.loops
+        return not self.gradients and not self.loops
 
 
 def needs_of(weighting: Weighting, num_losses: int) -> Needs:
@@ -142,13 +152,15 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
             step=step,
             gramian=lambda: zeros("gramian", num_losses, num_losses),
             squared_norms=lambda: zeros("squared_norms", num_losses),
+            alignments=lambda: zeros("alignments", num_losses),
         )
         return weighting.update(components, weighting.init(num_losses))
 
     jaxpr = jax.make_jaxpr(update)(jnp.zeros((), dtype=jnp.int32)).jaxpr
     operands = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
     return Needs(
-        products="gramian" if "gramian" in asked else next(iter(asked), None),
+        products=next((name for name in ("gramian", "squared_norms") if name in asked), None),
+        target="alignments" in asked,
         step=id(jaxpr.invars[0]) in operands,
         loops=_has_loops(jaxpr),
         starts_finite=_starts_finite(weighting, num_losses),

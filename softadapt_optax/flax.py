@@ -14,7 +14,7 @@ from flax.training import train_state
 from jaxtyping import PyTree
 
 from softadapt_optax import _components
-from softadapt_optax._components import ComponentGrads
+from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._updates import refuse_pair
 
 
@@ -48,6 +48,7 @@ class TrainState(train_state.TrainState):
         grads: PyTree,
         losses: PyTree | None = None,
         present: PyTree | None = None,
+        target: PyTree | Callable[[PyTree], PyTree] | None = None,
         **kwargs: Any,
     ) -> "TrainState":
         r"""One step of ``tx``, with what it needs to know of the losses.
@@ -58,6 +59,8 @@ class TrainState(train_state.TrainState):
             for a ``tx`` without a weighting, plain gradients.
           losses: the K losses, an array or a pytree. Default: those of ``ComponentGrads``.
           present: for each loss whether it has data in this step; see :func:`balance`.
+          target: the gradient of the loss that the weights follow, like the parameters, or a
+            function of them that returns it; see :func:`balance`.
           **kwargs: attributes to replace, as in Flax.
 
         Returns:
@@ -68,7 +71,7 @@ class TrainState(train_state.TrainState):
           ValueError: the gradients are stacked and ``tx`` has no weighting, or ``losses`` are
             missing; what the weighting in ``tx`` raises.
         """
-        given = {"losses": losses, "present": present}
+        given = {"losses": losses, "present": present, "target": target}
         extra_args = {name: value for name, value in given.items() if value is not None}
         refuse_pair(grads)
         if not isinstance(grads, ComponentGrads) and not extra_args:
@@ -176,7 +179,10 @@ class Optimizer(nnx.Optimizer):
             the ``nnx.State`` of the parameters; or stacked gradients of that structure, each leaf
             of shape [K, \*parameter shape], with ``losses`` beside them; or, for a ``tx`` without
             a weighting, plain gradients.
-          **kwargs: for ``tx.update``, such as ``losses`` or ``present``.
+          **kwargs: for ``tx.update``, such as ``losses`` or ``present``. The ``target`` of
+            :func:`hypergradient` is the ``nnx.State`` that ``nnx.grad`` of a function of the
+            module returns, or a function of the module that returns it, such as
+            ``lambda model: nnx.grad(validation_loss)(model, x)``.
 
         Returns:
           What ``flax.nnx.Optimizer.update`` returns in this version of Flax.
@@ -195,6 +201,8 @@ class Optimizer(nnx.Optimizer):
 
         def update(grads: Any, state: Any, params: Any, **extra_args: Any) -> Any:
             grads = lazy_grads if is_lazy else grads
+            if "target" in extra_args:
+                extra_args["target"] = self._target(extra_args["target"], model, is_lazy)
             try:
                 updates, state = tx.update(grads, state, params, **extra_args)
             except (TypeError, ValueError) as error:
@@ -211,6 +219,23 @@ class Optimizer(nnx.Optimizer):
             return super().update(model, nnx.state(model, self.wrt) if is_lazy else grads, **kwargs)
         finally:
             self.tx = tx
+
+    def _target(self, target: Any, model: Any, is_lazy: bool) -> Any:
+        """The target as ``tx`` takes it: stacked gradients are arrays, lazy ones of variables."""
+
+        def converted(gradient: Any) -> Any:
+            return gradient if is_lazy or not isinstance(gradient, nnx.State) else _pure(gradient)
+
+        if isinstance(target, nnx.State) or not callable(target):
+            return converted(target)
+        graph, *states = nnx.split(model, self.wrt, ...)
+
+        def of_params(params: Any) -> Any:
+            # Variables can only be changed where they were made, as in the loss function.
+            inner = nnx.merge(graph, *(jax.tree.map(lambda leaf: leaf, state) for state in states))
+            return converted(target(inner))
+
+        return of_params
 
 
 NO_WEIGHTING = "`tx` should have a weighting, such as `softadapt`, first in its chain"

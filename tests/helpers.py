@@ -98,7 +98,26 @@ def gradient_factories():
         "mgda": lambda: sa.mgda(3),
         "mgda, shared every": lambda: sa.mgda(3, "norm", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,
+        "hypergradient": lambda: following(sa.hypergradient(3)),
+        "hypergradient, every": lambda: following(sa.hypergradient(3, optax.sgd(0.1), every=2)),
     }
+
+
+def following(tx: optax.GradientTransformationExtraArgs):
+    """The same with a target: the gradient of a small quadratic, or ones without parameters."""
+
+    def update(updates, state, params=None, **extra_args):
+        if params is None:
+            target = jax.tree.map(lambda leaf: jnp.ones_like(leaf[0]), updates)
+        else:
+            target = jax.grad(lambda tree: sum(map(quadratic, jax.tree.leaves(tree))))
+        return tx.update(updates, state, params, target=target, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def quadratic(leaf):
+    return jnp.sum((leaf.astype(float) - 0.5) ** 2)
 
 
 def all_factories():
@@ -124,8 +143,9 @@ def own_gramian_method(num_losses: int = 3, **options) -> optax.GradientTransfor
     return sa.balance(sa.Weighting(init, update), num_losses, **options)
 
 
-# Stateless, with a state, with an inner optimizer, gradient norms, Gramian, and one with a period
-# and shared parameters. Where all of them would take long, the others take the slow run.
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian, one with a period and
+# shared parameters, and one that follows a target. Where all of them would take long, the others
+# take the slow run.
 ONE_OF_EACH_KIND = (
     "realtime_loss",
     "softadapt",
@@ -133,6 +153,7 @@ ONE_OF_EACH_KIND = (
     "gradnorm",
     "mgda",
     "mgda, shared every",
+    "hypergradient",
 )
 each_kind = pytest.mark.parametrize(
     "name",

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import softadapt_optax as sa
-from softadapt_optax._components import from_stacked
+from softadapt_optax._component_grads import from_stacked
 
 BATCH, FEATURES, WIDTH, STEPS = 64, 16, 32, 8
 ADAM = optax.adam(1e-2)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import softadapt_optax as sa
 from softadapt_optax import _products
 from softadapt_optax._account import Use, account_of, frees_memory
-from softadapt_optax._components import from_stacked
+from softadapt_optax._component_grads import from_stacked
 
 # Derivatives.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import gradient_cases, weights_of_steps
+from helpers import following, gradient_cases, weights_of_steps
 
 import softadapt_optax as sa
 
@@ -39,6 +39,9 @@ METHODS = {
     "mgda": sa.mgda,
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
+    "hypergradient": lambda k, **options: following(
+        sa.hypergradient(k, optax.sgd(0.05), **options)
+    ),
 }
 
 
