@@ -27,7 +27,8 @@ WITH_GRADIENTS = {
     "mgda": lambda: sa.mgda(3),
     "pcgrad": lambda: sa.pcgrad(3),
 }
-METHODS = LOSS_ONLY | WITH_GRADIENTS | {"mgda, every": lambda: sa.mgda(3, every=3)}
+METHODS = LOSS_ONLY | WITH_GRADIENTS | {"hypergradient": lambda: following(sa.hypergradient(3))}
+METHODS |= {"mgda, every": lambda: sa.mgda(3, every=3)}
 each_method = pytest.mark.parametrize("method", METHODS)
 needs_shard_map = pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
 each_layout = pytest.mark.parametrize("layout", ["data parallel", "fully sharded"])
