@@ -196,13 +196,14 @@ class Optimizer(nnx.Optimizer):
             raise TypeError("`update` should get the model first, got `ComponentGrads` there.")
         refuse_pair(grads)
         tx = self.tx  # type: ignore[has-type]
+        target = kwargs.pop("target", None)  # Flax would take it apart too
         is_lazy = isinstance(grads, ComponentGrads)
         lazy_grads = grads.converted(_pure) if is_lazy else None
 
         def update(grads: Any, state: Any, params: Any, **extra_args: Any) -> Any:
             grads = lazy_grads if is_lazy else grads
-            if "target" in extra_args:
-                extra_args["target"] = self._target(extra_args["target"], model, is_lazy)
+            if target is not None:
+                extra_args["target"] = self._target(target, model, is_lazy)
             try:
                 updates, state = tx.update(grads, state, params, **extra_args)
             except (TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import following
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -315,7 +316,8 @@ def test_shard_map_adds_up_the_products_of_pieces(method, lean):
         h, state = tx.update(grads, tx.init(params), params)
         mask = {"first": True, "second": False}
         norms = grads.squared_norms(), grads.squared_norms(mask)
-        return h, (sa.loss_weights(state), grads.gramian(), *norms)
+        along = [g.alignments(jax.tree.map(jnp.cos, params)) for g in (grads, grads.formed())]
+        return h, (sa.loss_weights(state), grads.gramian(), *norms, *along)
 
     def gathered_losses_fn(params, batch):
         first = jax.lax.all_gather(params["first"], "data", tiled=True)

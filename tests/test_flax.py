@@ -114,6 +114,21 @@ def test_train_state_passes_on_who_is_present():
     assert sa.loss_weights(state.opt_state, like=losses) == {"fit": 0.5, "size": 0.0}
 
 
+@pytest.mark.parametrize("form", ["lazy", "stacked"])
+def test_train_state_passes_on_the_target(form):
+    """As a function of the parameters or as its gradient."""
+    state = linen_state(optax.chain(sa.hypergradient(2, optax.sgd(1.0)), optax.sgd(0.1)))
+    losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+    function = jax.grad(lambda params: linen_losses(state)(params)["size"])
+    _, wanted = state.tx.update(grads, state.opt_state, state.params, target=function(state.params))
+    for target in (function, function(state.params)):
+        given = {"grads": grads} if form == "lazy" else {"grads": grads.stack(), "losses": losses}
+        after = state.apply_gradients(**given, target=target)
+        weights = sa.loss_weights(after.opt_state)
+        np.testing.assert_allclose(weights, sa.loss_weights(wanted), rtol=1e-4)
+        assert np.ptp(weights) > 0.01
+
+
 def test_train_state_is_flaxs_own_without_a_weighting():
     state = linen_state(optax.adam(0.1))
     original = linen_state(optax.adam(0.1), flax.training.train_state.TrainState)
@@ -231,6 +246,32 @@ def test_nnx_auxiliary_output():
     )(Network(), 2.0)
     assert aux == 2.0
     np.testing.assert_allclose(grads.losses, [losses["fit"], losses["size"]])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("form", ["lazy", "stacked"])
+def test_optimizer_passes_on_the_target(form, every):
+    """As a function of the module, which may have statistics, or as its gradient."""
+
+    def weights_after(target_of):
+        model = Network()
+        tx = optax.chain(sa.hypergradient(2, optax.sgd(0.3), every=every), optax.sgd(0.01))
+        optimizer = Optimizer(model, tx, wrt=nnx.Param)
+
+        @nnx.jit
+        def step(model, optimizer):
+            losses, grads = value_and_component_grads(nnx_losses)(model)
+            given = (grads, {}) if form == "lazy" else (grads.stack(), {"losses": losses})
+            optimizer.update(model, given[0], target=target_of(model), **given[1])
+
+        for _ in range(3):
+            step(model, optimizer)
+        return sa.loss_weights(optimizer.opt_state)
+
+    target = nnx.grad(lambda model: nnx_losses(model)["size"])
+    by_function = weights_after(lambda model: target)
+    assert np.ptp(by_function) > 0.05
+    np.testing.assert_allclose(weights_after(target), by_function, rtol=1e-4)
 
 
 def test_optimizer_is_flaxs_own_without_a_weighting():

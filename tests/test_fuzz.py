@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import following
 
 import softadapt_optax as sa
 
@@ -155,6 +156,9 @@ METHODS = {
         normalization=st.sampled_from([None, "norm", "loss", "both"]),
         solver=st.sampled_from(["active_set", "frank_wolfe"]),
         every=every,
+    ),
+    "hypergradient": lambda draw, size: following(
+        with_common_options(sa.hypergradient, every=every)(draw, size)
     ),
 }
 
