@@ -26,6 +26,7 @@ come with the extra "examples".
 import argparse
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -114,11 +115,24 @@ class Method(NamedTuple):
     name: str
     weighting: optax.GradientTransformationExtraArgs
     factors: tuple[float, float] = (1.0, 1.0)
+    target: Callable[[jax.Array], jax.Array] | None = None  # that the weights follow
+
+
+def shares_of(w: jax.Array) -> jax.Array:
+    """Both losses in %, shape [2], to differentiate."""
+    best, at_other = UNITS**2 * NOISE, np.diagonal(losses_at(OPTIMA)[::-1])
+    losses = losses_fn(w)
+    scales = jnp.asarray(100 / (at_other - best))
+    return (jnp.stack([losses["first"], losses["second"]]) - jnp.asarray(best)) * scales
 
 
 def fixed(ratio: float) -> optax.GradientTransformationExtraArgs:
     """Weights 1 : ratio that sum to 2."""
     return sa.fixed_weights({"first": 2 / (1 + ratio), "second": 2 * ratio / (1 + ratio)})
+
+
+def following(name: str, target: Callable[[jax.Array], jax.Array]) -> Method:
+    return Method(f"target: {name}", sa.hypergradient(2), target=target)
 
 
 def families() -> dict[str, list[Method]]:
@@ -183,6 +197,12 @@ def families() -> dict[str, list[Method]]:
             Method("mgda", sa.mgda(2, weight_sum=2.0)),
             Method('mgda, normalization="loss"', sa.mgda(2, "loss", weight_sum=2.0)),
         ],
+        "target": [
+            plain,
+            following("the sum of both in %", lambda w: jnp.sum(shares_of(w))),
+            following("the larger of both in %", lambda w: jnp.max(shares_of(w))),
+            following("the first loss", lambda w: shares_of(w)[0]),
+        ],
     }
 
 
@@ -193,6 +213,7 @@ def path_from(
     start: jax.Array,
     weighting: optax.GradientTransformationExtraArgs,
     factors: tuple[float, float] = (1.0, 1.0),
+    target: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The parameters before each step and the weights in it, both of shape [STEPS, 2]."""
     tx = optax.chain(weighting, optax.sgd(LEARNING_RATE))
@@ -206,21 +227,19 @@ def path_from(
     ) -> tuple[tuple[jax.Array, optax.OptState], tuple[jax.Array, jax.Array]]:
         w, opt_state = carry
         _, grads = sa.value_and_component_grads(scaled_losses_fn)(w)
-        updates, opt_state = tx.update(grads, opt_state, w)
+        extra = {} if target is None else {"target": jax.grad(target)}
+        updates, opt_state = tx.update(grads, opt_state, w, **extra)
         weights = sa.loss_weights(opt_state) * jnp.asarray(factors)
         return (optax.apply_updates(w, updates), opt_state), (w, weights)
 
     return jax.lax.scan(step, (start, tx.init(start)), length=STEPS)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("weighting", "factors"))
-def paths(
-    starts: jax.Array,
-    weighting: optax.GradientTransformationExtraArgs,
-    factors: tuple[float, float],
-) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("method",))
+def paths(starts: jax.Array, method: Method) -> tuple[jax.Array, jax.Array]:
     """Those of each start, shape [starts, STEPS, 2]."""
-    return jax.vmap(lambda start: path_from(start, weighting, factors))(starts)
+    _, weighting, factors, target = method
+    return jax.vmap(lambda start: path_from(start, weighting, factors, target))(starts)
 
 
 @jax.jit
@@ -350,6 +369,7 @@ TITLES = {
     "softadapt": "SoftAdapt",
     "learned": "Learned weights",
     "gradients": "Weights from gradients",
+    "target": "Weights that follow a target",
 }
 
 
@@ -379,7 +399,7 @@ def main() -> None:
             lines = []
             for method in methods:
                 progress.update(bar, description=f"{family}: {method.name}")
-                points, weights = paths(starts, method.weighting, method.factors)
+                points, weights = paths(starts, method)
                 lines.append((method, np.asarray(points), np.asarray(weights)))
                 progress.advance(bar)
                 ends = [f"{x:.1f}, {y:.1f}" for x, y in shares_left(np.asarray(points[:, -1]))]
