@@ -14,7 +14,17 @@ import matplotlib.figure
 import matplotlib.ticker
 
 import softadapt_optax as sa
-from benchmarks.common import Part, Report, Table, count_kernels, ratio_to, take_turns
+from benchmarks.common import (
+    SOFTADAPT,
+    Part,
+    Report,
+    Table,
+    count_kernels,
+    name_of,
+    ratio_to,
+    softadapt_by_hand,
+    take_turns,
+)
 
 SECONDS = 3.0
 NUM_LOSSES = 4
@@ -50,14 +60,21 @@ class Loop:
         return (time.perf_counter() - start) / self._steps
 
 
-def loop_of_updates(tx: Any, steps: int) -> Loop:
-    losses = 1 + jax.random.uniform(jax.random.key(0), (steps, NUM_LOSSES))
+def some_losses(steps: int) -> jax.Array:
+    return 1 + jax.random.uniform(jax.random.key(0), (steps, NUM_LOSSES))
 
+
+def loop_by_hand(steps: int) -> Loop:
+    weigh, memory = softadapt_by_hand(NUM_LOSSES)
+    return Loop(lambda memory, losses: weigh(losses, memory)[::-1], memory, some_losses(steps))
+
+
+def loop_of_updates(tx: Any, steps: int) -> Loop:
     def step(state: Any, losses: jax.Array) -> tuple[Any, jax.Array]:
         _, state = tx.update(jnp.zeros(NUM_LOSSES), state, losses=losses)
         return state, sa.loss_weights(state)
 
-    return Loop(step, tx.init(None), losses)
+    return Loop(step, tx.init(None), some_losses(steps))
 
 
 def loop_of_solutions(tx: Any, num_losses: int, steps: int) -> Loop:
@@ -106,6 +123,7 @@ def bandwidth(effort: float, num_losses: int = 4, entries: int = 2**24) -> dict[
 def measure(effort: float, report: Report) -> dict[str, Any]:
     report("Updates alone")
     updates = {name: loop_of_updates(tx, 5000) for name, tx in UPDATES.items()}
+    updates[SOFTADAPT] = loop_by_hand(5000)
     times = take_turns(updates, effort * SECONDS)
     found: dict[str, Any] = {
         "updates": {
@@ -133,7 +151,7 @@ def measure(effort: float, report: Report) -> dict[str, Any]:
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
     updates = [
-        [f"`{name}`", f"{row['microseconds']:.2f}", str(row["kernels"])]
+        [name_of(name), f"{row['microseconds']:.2f}", str(row["kernels"])]
         for name, row in figures["updates"].items()
     ]
     solvers = [
@@ -167,7 +185,8 @@ def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> Non
     left, right = figure.subplots(1, 2)
     updates = figures["updates"]
     values = [row["microseconds"] for row in updates.values()]
-    left.barh(range(len(values)), values, color="C0")
+    colours = ["C1" if name == SOFTADAPT else "C0" for name in updates]
+    left.barh(range(len(values)), values, color=colours)
     for height, (value, row) in enumerate(zip(values, updates.values(), strict=True)):
         left.text(value, height, f" {value:.2f} ({row['kernels']} kernels)", va="center")
     left.set_yticks(range(len(values)), updates)
@@ -189,7 +208,8 @@ def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> Non
 
 ABOUT = """\
 Without a model: the update of weights and state for losses that come from an array, and the way
-from K small gradients to weights (with state, checks and Gramian), both inside a `scan`. Kernels
-are counted in the compiled program of the whole scan."""
+from K small gradients to weights (with state, checks and Gramian), both inside a `scan`. SoftAdapt
+by hand has a history and a count as state and checks nothing. Kernels are counted in the compiled
+program of the whole scan."""
 
 PART = Part("alone", "The weights alone", ABOUT, measure, tables, draw, 3.6)

@@ -26,7 +26,12 @@ import softadapt_optax as sa
 from benchmarks.models import Model
 
 ADAM = optax.adam(1e-3)
+LINE = (-0.2, -0.1, 0.0, 0.1, 0.2)  # the slope of a line through five losses
+BY_HAND = ("by hand: one pass", "by hand: SoftAdapt", "by hand: jacrev", "by hand: vmap, Gramian")
+ONE_PASS, SOFTADAPT, JACREV, VMAP = BY_HAND
+
 Step = Callable[[Any, Any], tuple[Any, Any]]  # of a carry and a batch, to a carry and losses
+Weigh = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # of losses and a memory, to weights
 
 
 class Table(NamedTuple):
@@ -86,52 +91,72 @@ def weighted_step(model: Model, weighting: optax.GradientTransformation) -> tupl
     return step, (model.params, tx.init(model.params))
 
 
-def losses_by_hand(model: Model, batch: Any) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
-    """The losses as an array, and again as auxiliary output, for `jax.jacrev` and `jax.vjp`."""
+def softadapt_by_hand(num_losses: int, stencil: Sequence[float] = LINE) -> tuple[Weigh, Any]:
+    """SoftAdapt as short as it can be written, and its first memory: a history and a count."""
+    coefficients = jnp.asarray(stencil, jnp.float32)[:, None]
 
-    def losses_fn(params: Any) -> tuple[jax.Array, jax.Array]:
-        losses = jnp.stack(jax.tree.leaves(model.losses_fn(params, batch)))
-        return losses, losses
+    def weigh(losses: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        history, count = memory
+        history, count = jnp.concatenate([history[1:], losses[None]]), count + 1
+        weights = jax.nn.softmax(0.1 * jnp.sum(coefficients * history, axis=0))
+        return jnp.where(count >= len(stencil), weights, 1.0 / num_losses), (history, count)
 
-    return losses_fn
+    return weigh, (jnp.zeros((len(stencil), num_losses)), jnp.zeros((), jnp.int32))
 
 
-def step_by_hand(model: Model, gradients: str) -> tuple[Step, Any]:
+def softmax_by_hand(losses: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+    return jax.nn.softmax(losses), memory
+
+
+def weights_of_gramian(stacked: Any) -> jax.Array:
+    """All of its entries enter, as in any rule, and nothing else is computed."""
+    flat = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(stacked)]
+    gramian = sum(jnp.matmul(leaf, leaf.T, preferred_element_type=jnp.float32) for leaf in flat)
+    return 1.0 / jnp.sqrt(jnp.sum(jnp.abs(gramian), axis=0))
+
+
+def combined(weights: jax.Array, stacked: Any) -> Any:
+    return jax.tree.map(lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1), stacked)
+
+
+def step_by_hand(model: Model, kind: str, stencil: Sequence[float] = LINE) -> tuple[Step, Any]:
     """What one writes without the library, and its first carry.
 
-    With "one pass" and "jacrev" weights come from the losses: as constants in a weighted sum that
-    is differentiated, or as factors of K gradients; with "vmap" from the Gramian, whose diagonal
-    makes all gradients as long as the mean one. The work is that of any rule of its kind.
+    Weights from the losses ("one pass") or from their slopes ("SoftAdapt") are the cotangent of one
+    backward pass; with "jacrev" those from the losses, and with "vmap, Gramian" those from the
+    Gramian, are factors of K gradients. The work is that of any rule of its kind.
     """
+    weigh, memory = softmax_by_hand, ()
+    if kind == "SoftAdapt":
+        weigh, memory = softadapt_by_hand(model.num_losses, stencil)
 
     def step(carry: Any, batch: Any) -> tuple[Any, Any]:
-        params, opt_state = carry
-        losses_fn = losses_by_hand(model, batch)
+        params, opt_state, memory = carry
 
-        def weighted(params: Any) -> tuple[jax.Array, jax.Array]:
-            losses, _ = losses_fn(params)
-            return jnp.vdot(jax.nn.softmax(jax.lax.stop_gradient(losses)), losses), losses
+        def losses_fn(params: Any) -> tuple[jax.Array, jax.Array]:
+            losses = jnp.stack(jax.tree.leaves(model.losses_fn(params, batch)))
+            return losses, losses
 
-        def combined(weights: jax.Array, stacked: Any) -> Any:
-            return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), stacked)
-
-        if gradients == "one pass":
-            (_, losses), grads = jax.value_and_grad(weighted, has_aux=True)(params)
-        elif gradients == "jacrev":
+        if kind == "jacrev":
             stacked, losses = jax.jacrev(losses_fn, has_aux=True)(params)
             grads = combined(jax.nn.softmax(losses), stacked)
         else:
             losses, pullback, _ = jax.vjp(losses_fn, params, has_aux=True)
-            (stacked,) = jax.vmap(pullback)(jnp.eye(losses.size))
-            flat = [leaf.reshape(losses.size, -1) for leaf in jax.tree.leaves(stacked)]
-            gramian = sum(leaf @ leaf.T for leaf in flat)
-            norms = jnp.sqrt(jnp.diagonal(gramian))
-            weights = jnp.mean(norms) / norms + 0.0 * jnp.sum(gramian)  # all entries are used
-            grads = combined(weights, stacked)
+            if kind == "vmap, Gramian":
+                (stacked,) = jax.vmap(pullback)(jnp.eye(losses.size))
+                grads = combined(weights_of_gramian(stacked), stacked)
+            else:
+                weights, memory = weigh(losses, memory)
+                (grads,) = pullback(weights)
         updates, opt_state = ADAM.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), losses
+        return (optax.apply_updates(params, updates), opt_state, memory), losses
 
-    return step, (model.params, ADAM.init(model.params))
+    return step, (model.params, ADAM.init(model.params), memory)
+
+
+def steps_by_hand(model: Model, *names: str) -> dict[str, tuple[Step, Any]]:
+    """By their names in the tables."""
+    return {name: step_by_hand(model, name.removeprefix("by hand: ")) for name in names}
 
 
 # Programs.
@@ -231,12 +256,14 @@ def calls_of(program: Callable[[], float]) -> int:
 
 
 def ratio_to(times: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
-    """Of times of the same turns: the median ratio, its quartiles, and the median time."""
-    ratios = [t / p for t, p in zip(times, plain, strict=True)]
+    """Of times of the same turns: medians of ratio, of difference and of time; quartiles."""
+    turns = list(zip(times, plain, strict=True))
+    ratios = [t / p for t, p in turns]
     low, _, high = statistics.quantiles(ratios, n=4)
     return {
         "time_ratio": statistics.median(ratios),
         "time_ratio_quartiles": [low, high],
+        "overhead_microseconds": statistics.median(t - p for t, p in turns) * 1e6,
         "microseconds": statistics.median(times) * 1e6,
         "turns": len(times),
     }
@@ -260,9 +287,25 @@ def flop_bound(num_losses: int) -> float:
     return (1 + 2 * num_losses) / 3
 
 
+def name_of(step: str) -> str:
+    """As code, if it is a factory of the library."""
+    return step if " " in step else f"`{step}`"
+
+
 def ratio_cell(row: Mapping[str, Any]) -> str:
     low, high = row["time_ratio_quartiles"]
     return f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def overhead_cell(row: Mapping[str, Any]) -> str:
+    """Microseconds above plain, with their sign."""
+    value = row["overhead_microseconds"]
+    digits = 0 if abs(value) >= 9.95 else 1
+    return f"{round(value, digits) + 0.0:+,.{digits}f}"  # 0.0 turns -0 into 0
+
+
+def ratio_and_overhead(row: Mapping[str, Any]) -> str:
+    return f"{row['time_ratio']:.2f} ({overhead_cell(row)})"
 
 
 def machine(*packages: str) -> dict[str, Any]:

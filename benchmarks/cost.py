@@ -1,11 +1,11 @@
 """What does a training step with balanced losses cost, next to the same step on their sum?
 
 Every model is compiled twice on the summed loss ("plain", and "plain again", which shows the noise
-of this machine), once with each weighting, and once for each of three ways to do it by hand. The
+of this machine), once with each weighting, and once for each of four ways to do it by hand. The
 programs take turns in one process; a ratio is the median, over the turns, of a program's time to
-that of plain in the same turn. Flops, kernels and temporary memory are the compiler's own counts
-for a single step and do not depend on the machine's load. All programs include the Adam update and
-donate their parameters and state.
+that of plain in the same turn, an overhead that of the difference. Flops, kernels and temporary
+memory are the compiler's own counts for a single step and do not depend on the machine's load. All
+programs include the Adam update and donate their parameters and state.
 """
 
 import argparse
@@ -25,16 +25,19 @@ import optax
 
 import softadapt_optax as sa
 from benchmarks.common import (
+    BY_HAND,
     Part,
     Report,
     Table,
     compiled,
     flop_bound,
     freed,
+    name_of,
+    overhead_cell,
     plain_step,
     ratio_cell,
     ratio_to,
-    step_by_hand,
+    steps_by_hand,
     take_turns,
     weighted_step,
 )
@@ -54,8 +57,6 @@ LOSSES_ALONE = (
     "learned_weights",
 )  # look at losses alone
 GRADIENT_METHODS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
-ONE_PASS = "by hand: one pass"
-BY_HAND = (ONE_PASS, "by hand: jacrev", "by hand: vmap, Gramian")
 
 
 # Measurements.
@@ -91,10 +92,7 @@ def measure_model(model: Model, seconds: float) -> list[dict[str, Any]]:
     steps = {"plain": plain_step(model), "plain again": plain_step(model)}
     for name, weighting in weightings(model).items():
         steps[name] = weighted_step(model, weighting)
-    steps[ONE_PASS] = step_by_hand(model, "one pass")
-    steps["by hand: jacrev"] = step_by_hand(model, "jacrev")
-    steps["by hand: vmap, Gramian"] = step_by_hand(model, "vmap")
-    programs = compiled(model, steps)
+    programs = compiled(model, steps | steps_by_hand(model, *BY_HAND))
     times = take_turns(programs, seconds)
     plain = programs["plain"]
     return [
@@ -152,7 +150,7 @@ def by_number_of_losses(
     return found
 
 
-def name_of(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
+def name_of_kind(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     name = next(row["model"] for row in rows if row["kind"] == kind)
     return f"{name}, one core" if kind.endswith("on one core") else name
 
@@ -161,7 +159,8 @@ def table_of(rows: Sequence[Mapping[str, Any]], kind: str) -> Table:
     steps = by_number_of_losses(rows, kind)
     numbers = list(steps["plain"])
     columns = ["step", *(f"time, K={k}" for k in numbers)]
-    columns += [f"{what}, K={', '.join(map(str, numbers))}" for what in ("flops", "memory")]
+    counted = ("microseconds above plain", "flops", "memory")
+    columns += [f"{what}, K={', '.join(map(str, numbers))}" for what in counted]
     columns += ["kernels"]
     cells = []
     for step, of in steps.items():
@@ -169,8 +168,9 @@ def table_of(rows: Sequence[Mapping[str, Any]], kind: str) -> Table:
             continue
         cells.append(
             [
-                step if " " in step else f"`{step}`",
+                name_of(step),
                 *(ratio_cell(of[k]) for k in numbers),
+                " / ".join(overhead_cell(of[k]) for k in numbers),
                 " / ".join(f"{of[k]['flop_ratio']:.2f}" for k in numbers),
                 " / ".join(f"{of[k]['temp_ratio']:.2f}" for k in numbers),
                 " / ".join(str(of[k]["kernels"]) for k in numbers),
@@ -183,7 +183,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], kind: str) -> Table:
     if kind in SHARED_OUTPUT:
         bounds = " / ".join(f"{flop_bound(k):.2f}" for k in numbers)
         note += f" K backward passes: (1 + 2 K) / 3 = {bounds}."
-    return Table(name_of(rows, kind), columns, cells, note)
+    return Table(name_of_kind(rows, kind), columns, cells, note)
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -205,7 +205,9 @@ def draw_model(axes: Any, rows: Sequence[Mapping[str, Any]], kind: str, num_loss
         axes.plot([low, high], [height, height], color=colour_of(step), lw=2)
         axes.plot(row["time_ratio"], height, "o", color=colour_of(step))
         axes.plot(row["flop_ratio"], height, "|", color="black", ms=10)
-    axes.set(xscale="log", title=name_of(rows, kind), xlabel=f"step / plain step, K={num_losses}")
+    axes.set(
+        xscale="log", title=name_of_kind(rows, kind), xlabel=f"step / plain step, K={num_losses}"
+    )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
@@ -236,12 +238,14 @@ def draw(figure: matplotlib.figure.SubFigure, rows: Sequence[Mapping[str, Any]])
 
 ABOUT = """\
 A training step with Adam, over the same step on the summed loss ("plain"). Time is the median over
-the turns, with its quartiles, of a program's time to that of plain in the same turn; "plain again"
-shows the noise of the machine. Flops, temporary memory and kernels (fused loops, and what is called
-besides, such as matrix products) are the compiler's counts for one step; with `every=100` they hold
-both branches. By hand: `jax.value_and_grad` of the sum, with weights from the losses that are held
-constant ("one pass"); `jax.jacrev` and `tensordot` with the same weights; or `vmap` of the
-pullback, the Gramian by matrix products and `tensordot`."""
+the turns, with its quartiles, of a program's time to that of plain in the same turn, and the
+microseconds above plain that of their difference; "plain again" shows the noise of the machine.
+Flops, temporary memory and kernels (fused loops, and what is called besides, such as matrix
+products) are the compiler's counts for one step; with `every=100` they hold both branches. By hand:
+`jax.vjp` with weights as its cotangent, from the losses ("one pass") or from their slopes
+("SoftAdapt", with a history and a count as state and nothing else); `jax.jacrev` and `tensordot`
+with the weights of one pass; or `vmap` of the pullback, the Gramian by matrix products and
+`tensordot`."""
 
 PART = Part("cost", "Cost of a step", ABOUT, measure, tables, draw, 9.0)
 

@@ -14,14 +14,19 @@ import matplotlib.ticker
 import softadapt_optax as sa
 from benchmarks import models
 from benchmarks.common import (
+    SOFTADAPT,
+    VMAP,
     Part,
     Program,
     Report,
     Table,
     freed,
+    name_of,
+    overhead_cell,
     plain_step,
+    ratio_and_overhead,
     ratio_to,
-    step_by_hand,
+    steps_by_hand,
     take_turns,
     weighted_step,
 )
@@ -36,7 +41,7 @@ NUMBERS_OF_LOSSES = {
 NUMBERS_OF_PARAMETERS = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 HISTORIES = (2, 5, 20, 100, 1000)
 LAYERS, BATCH = 12, 32  # of the network that gets more parameters
-BY_HAND = "by hand: vmap, Gramian"
+BY_HAND = (SOFTADAPT, VMAP)
 
 
 # Measurements.
@@ -79,7 +84,7 @@ def measure_losses(effort: float, report: Report) -> list[dict[str, Any]]:
                 "plain": plain_step(model),
                 "softadapt": weighted_step(model, sa.softadapt(num_losses)),
                 "mgda": weighted_step(model, sa.mgda(num_losses, shared=model.shared)),
-                BY_HAND: step_by_hand(model, "vmap"),
+                **steps_by_hand(model, *BY_HAND),
             }
             with freed():
                 found = rows_of(model, steps, effort * SECONDS)
@@ -111,8 +116,8 @@ def measure_parameters(effort: float, report: Report) -> list[dict[str, Any]]:
     rows = []
     for number in NUMBERS_OF_PARAMETERS:
         report(f"{number:,} parameters")
-        # Five programs that keep parameters and Adam's state, and the largest one's gradients.
-        if 40 * 4 * number > free_bytes():
+        # Six programs that keep parameters and Adam's state, and the largest one's gradients.
+        if 45 * 4 * number > free_bytes():
             continue
         model = deep_model(number)
         steps = {
@@ -120,7 +125,7 @@ def measure_parameters(effort: float, report: Report) -> list[dict[str, Any]]:
             "softadapt": weighted_step(model, sa.softadapt(4)),
             "mgda": weighted_step(model, sa.mgda(4)),
             "mgda, lean": weighted_step(model, sa.mgda(4, lean=True)),
-            BY_HAND: step_by_hand(model, "vmap"),
+            **steps_by_hand(model, *BY_HAND),
         }
         with freed():
             found = rows_of(model, steps, effort * SECONDS)
@@ -156,9 +161,9 @@ def memory(number: float) -> str:
 
 
 def losses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    steps = ("softadapt", "mgda", BY_HAND)
-    columns = ["model", "K", *(f"`{step}`" for step in steps[:2]), BY_HAND, "flops of `mgda`"]
-    columns += ["compile `softadapt`", "compile `mgda`", f"compile {BY_HAND}"]
+    steps = ("softadapt", SOFTADAPT, "mgda", VMAP)
+    columns = ["model", "K", *map(name_of, steps), "flops of `mgda`"]
+    columns += [f"compile {name_of(step)}" for step in steps]
     cells = []
     for model in dict.fromkeys(row["model"] for row in rows):
         of_model = [row for row in rows if row["model"] == model]
@@ -168,43 +173,50 @@ def losses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 [
                     model,
                     str(k),
-                    *(f"{of[step]['time_ratio']:.2f}" for step in steps),
+                    *(ratio_and_overhead(of[step]) for step in steps),
                     f"{of['mgda']['flop_ratio']:.2f}",
                     *(f"{of[step]['compile_seconds']:.1f} s" for step in steps),
                 ]
             )
     note = (
-        "Time per step over plain, and seconds to trace and compile. Products of gradients are "
-        "written out up to 16 losses, beyond which the library multiplies stacks of gradients."
+        "Time per step over plain (microseconds above it), and seconds to trace and compile. "
+        "Products of gradients are written out up to 16 losses, beyond which the library "
+        "multiplies stacks of gradients."
     )
     return Table("Number of losses", columns, cells, note)
 
 
 def parameters_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    steps = ("softadapt", "mgda", "mgda, lean", BY_HAND)
-    numbers = dict.fromkeys(row["parameters"] for row in rows)
+    steps = {"softadapt": "`softadapt`", SOFTADAPT: SOFTADAPT}
+    steps |= {"mgda": "`mgda`", "mgda, lean": "`mgda(lean=True)`", VMAP: VMAP}
     cells = []
-    for number in numbers:
+    for number in dict.fromkeys(row["parameters"] for row in rows):
         of = {row["step"]: row for row in rows if row["parameters"] == number}
-        times = [f"{of[step]['time_ratio']:.2f}" for step in steps]
+        times = [ratio_and_overhead(of[step]) for step in steps]
         temps = [f"{of[step]['temp_ratio']:.2f}" for step in steps]
         plain = [f"{of['plain']['microseconds'] / 1000:.3g} ms", memory(of["plain"]["temp_bytes"])]
         cells.append([f"{number:,}", *times, *temps, *plain])
-    names = ["`softadapt`", "`mgda`", "`mgda(lean=True)`", BY_HAND]
-    columns = ["parameters", *names, *(f"memory {name}" for name in names)]
+    columns = ["parameters", *steps.values(), *(f"memory {name}" for name in steps.values())]
     note = (
-        f"{LAYERS} dense layers, batch {BATCH}, K=4: time per step and temporary memory over plain."
+        f"{LAYERS} dense layers, batch {BATCH}, K=4: time per step over plain (microseconds above "
+        "it), and temporary memory over plain."
     )
     return Table("Number of parameters", [*columns, "plain", "memory plain"], cells, note)
 
 
 def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = ["history", "time ratio", "microseconds above plain", "microseconds a step"]
     cells = [
-        [str(row["history"]), f"{row['time_ratio']:.2f}", f"{row['microseconds']:.1f}"]
+        [
+            str(row["history"]),
+            f"{row['time_ratio']:.2f}",
+            overhead_cell(row),
+            f"{row['microseconds']:.1f}",
+        ]
         for row in rows[1:]
     ]
     note = "`softadapt` in the tiny network, shared batch, scan, K=4."
-    return Table("History", ["history", "time ratio", "microseconds a step"], cells, note)
+    return Table("History", columns, cells, note)
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
@@ -220,7 +232,8 @@ STYLES = {
     "softadapt": ("C0", "o-"),
     "mgda": ("C3", "s-"),
     "mgda, lean": ("C4", "D-"),
-    BY_HAND: ("C1", "^-"),
+    SOFTADAPT: ("C2", "v-"),
+    VMAP: ("C1", "^-"),
 }
 
 
@@ -242,14 +255,14 @@ def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> Non
     by_model: dict[str, list[Mapping[str, Any]]] = {}
     for row in figures["losses"]:
         by_model.setdefault(row["model"], []).append(row)
-    steps = ("softadapt", "mgda", BY_HAND)
+    steps = ("softadapt", SOFTADAPT, "mgda", VMAP)
     for ax, (name, rows) in zip(top, by_model.items(), strict=False):
         draw_lines(ax, rows, "num_losses", "time_ratio", steps)
         ax.set(title=name.capitalize(), xlabel="losses K", ylabel="time / plain")
     draw_lines(top[3], by_model["one output"], "num_losses", "compile_seconds", ("plain", *steps))
     top[3].set(title="Compilation, one output", xlabel="losses K", ylabel="seconds")
     rows = figures["parameters"]
-    steps = ("softadapt", "mgda", "mgda, lean", BY_HAND)
+    steps = ("softadapt", SOFTADAPT, "mgda", "mgda, lean", VMAP)
     draw_lines(bottom[0], rows, "parameters", "time_ratio", steps)
     bottom[0].set(title="12 layers, K=4", xlabel="parameters", ylabel="time / plain")
     draw_lines(bottom[1], rows, "parameters", "temp_ratio", steps)
@@ -275,6 +288,7 @@ def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> Non
 ABOUT = """\
 One model made larger along one axis: the number of losses (networks with one output, with heads,
 and with a batch for each loss), the number of parameters, and the history of SoftAdapt.
-`mgda(lean=True)` takes one backward pass more instead of keeping the K gradients."""
+`mgda(lean=True)` takes one backward pass more instead of keeping the K gradients. By hand:
+SoftAdapt with a history and a count as state; and `vmap` of the pullback with a Gramian."""
 
 PART = Part("growth", "Growth", ABOUT, measure, tables, draw, 7.0)

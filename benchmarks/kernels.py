@@ -22,22 +22,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib.figure
 import matplotlib.patches
 import optax
 
 import softadapt_optax as sa
 from benchmarks import models
-from benchmarks.common import ADAM, Part, Report, Step, Table, plain_step, weighted_step
+from benchmarks.common import (
+    ONE_PASS,
+    SOFTADAPT,
+    VMAP,
+    Part,
+    Report,
+    Step,
+    Table,
+    name_of,
+    plain_step,
+    steps_by_hand,
+    weighted_step,
+)
 from benchmarks.models import Model
 
 DEVICE = pathlib.Path(__file__).with_name("h100.txtpb")
 PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 LAUNCHES = ("fusion", "custom-call", "copy", "while", "conditional")
-SOFTMAX = "by hand: softmax of losses"
-SOFTADAPT = "by hand: SoftAdapt"
-VMAP = "by hand: vmap, Gramian"
+BY_HAND = (ONE_PASS, SOFTADAPT, VMAP)
 K = 4
 MODELS = ("tiny", "own_batches")
 
@@ -65,45 +74,12 @@ def weightings(k: int) -> dict[str, optax.GradientTransformationExtraArgs]:
     }
 
 
-def step_by_hand(model: Model, kind: str) -> tuple[Step, Any]:
-    """What one writes without the library, as short as it can be, and its first carry."""
-    k = model.num_losses
-    stencil = jnp.asarray([-2.0, -1.0, 0.0, 1.0, 2.0]) / 10
-
-    def weigh(losses: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
-        if kind == SOFTMAX:
-            return jax.nn.softmax(losses), memory
-        history, count = memory
-        history, count = jnp.concatenate([history[1:], losses[None]]), count + 1
-        slopes = jnp.sum(stencil[:, None] * history, axis=0)
-        return jnp.where(count >= 5, jax.nn.softmax(0.1 * slopes), 1.0 / k), (history, count)
-
-    def step(carry: Any, batch: Any) -> tuple[Any, Any]:
-        params, opt_state, memory = carry
-        losses, pull = jax.vjp(lambda p: jnp.stack(model.losses_fn(p, batch)), params)
-        if kind == VMAP:
-            (stacked,) = jax.vmap(pull)(jnp.eye(k))
-            flat = [leaf.reshape(k, -1) for leaf in jax.tree.leaves(stacked)]
-            gramian = sum(leaf @ leaf.T for leaf in flat)
-            weights = 1.0 / jnp.sqrt(jnp.sum(gramian, axis=0))  # all entries are used
-            h = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), stacked)
-        else:
-            weights, memory = weigh(losses, memory)
-            (h,) = pull(weights)
-        updates, opt_state = ADAM.update(h, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, memory), losses
-
-    history = (jnp.zeros((5, k)), jnp.zeros((), jnp.int32)) if kind == SOFTADAPT else ()
-    return step, (model.params, ADAM.init(model.params), history)
-
-
 def steps_of(model: Model) -> dict[str, tuple[Step, Any]]:
-    by_hand = {kind: step_by_hand(model, kind) for kind in (SOFTMAX, SOFTADAPT, VMAP)}
     library = {
         name: weighted_step(model, weighting)
         for name, weighting in weightings(model.num_losses).items()
     }
-    return {"plain": plain_step(model), **by_hand, **library}
+    return {"plain": plain_step(model), **steps_by_hand(model, *BY_HAND), **library}
 
 
 def counts(model: Model, step: Step, carry: Any, device: Any) -> dict[str, int]:
@@ -163,7 +139,7 @@ def tables(rows: list[dict[str, Any]]) -> list[Table]:
         of_model = [row for row in rows if row["model"] == name]
         cells = [
             [
-                row["step"] if " " in row["step"] else f"`{row['step']}`",
+                name_of(row["step"]),
                 str(row["arrays"]),
                 str(row["fusion"] + row["custom-call"]),
                 *(str(row[launch]) for launch in LAUNCHES[2:]),
@@ -200,9 +176,9 @@ PART = Part(
     "conditionals for which the device waits. They are what small steps cost on a GPU: on an "
     "H100 about one microsecond a kernel, three for each array of a state that is handed over "
     "in a call, and 15 to 36 for a turn of a loop or a branch that depends on data. By hand: a "
-    "softmax of the losses as weights; SoftAdapt with a history and a count as state; `vmap` of "
-    "the pullback and a Gramian. The plain step and the library's return the losses one by one, "
-    "those by hand as one array.",
+    'softmax of the losses as weights ("one pass"); SoftAdapt with a history and a count as '
+    "state; `vmap` of the pullback and a Gramian. The plain step and the library's return the "
+    "losses one by one, those by hand as one array.",
     measure,
     tables,
     draw,

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import cost, evidence
-from benchmarks.common import Table, markdown, measured_on
+from benchmarks.common import ONE_PASS, VMAP, Table, markdown, measured_on, overhead_cell
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -29,18 +29,19 @@ def cost_of_a_step(reports: Mapping[str, Any]) -> Table:
     rows = reports["cost"]["figures"]
     cells = []
     for kind in dict.fromkeys(row["kind"] for row in rows if "core" not in row["kind"]):
-        ratios = {name: step["time_ratio"] for name, step in steps_of(rows, kind).items()}
+        steps = steps_of(rows, kind)
+        ratios = {name: step["time_ratio"] for name, step in steps.items()}
         others = [ratios[name] for name in cost.LOSSES_ALONE if name != "softadapt"]
         cells.append(
             [
-                cost.name_of(rows, kind),
+                cost.name_of_kind(rows, kind),
                 f"{ratios['plain again']:.2f}",
-                f"{ratios['softadapt']:.2f}",
+                f"{ratios['softadapt']:.2f}, {overhead_cell(steps['softadapt'])} us",
                 f"{min(others):.2f} to {max(others):.2f}",
-                f"{ratios[cost.ONE_PASS]:.2f}",
+                f"{ratios[ONE_PASS]:.2f}",
                 f"{ratios['mgda']:.2f}",
                 f"{ratios['mgda, every=100']:.2f}",
-                f"{ratios['by hand: vmap, Gramian']:.2f}",
+                f"{ratios[VMAP]:.2f}",
             ]
         )
     columns = ["model", "the sum again (noise)", "`softadapt`", "the six others on losses"]
@@ -87,9 +88,9 @@ def losses_alone_sentence(reports: Mapping[str, Any]) -> str:
         f"With 2 to {most} losses all of these methods take {min(flops):.3f} to {max(flops):.3f} "
         f"times the flops of plain. With a batch for each of {most} losses they take "
         f"{times(two, cost.LOSSES_ALONE)} times as long on two cores, where the pass by hand takes "
-        f"{times(two, [cost.ONE_PASS])} (all forward passes have to end before the weights are "
+        f"{times(two, [ONE_PASS])} (all forward passes have to end before the weights are "
         f"known), and {times(one, cost.LOSSES_ALONE)} times on one core (by hand "
-        f"{times(one, [cost.ONE_PASS])})."
+        f"{times(one, [ONE_PASS])})."
     )
 
 

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
+from helpers import weights_along
 
 import softadapt_optax as sa
 from benchmarks import __main__ as main
@@ -33,7 +34,7 @@ def test_models_have_the_losses_that_they_say(kind, num_losses):
 
 def next_params(step_and_carry, batch):
     step, carry = step_and_carry
-    (params, _), losses = jax.jit(step)(carry, batch)
+    (params, *_), losses = jax.jit(step)(carry, batch)
     return params, losses
 
 
@@ -56,14 +57,30 @@ def test_all_steps_do_the_same_work(kind, monkeypatch):
         by_hand, _ = next_params(common.step_by_hand(model, gradients), model.batch)
         assert_alike(by_hand, fixed)
 
-    def normalized(components, state):
-        norms = jnp.sqrt(components.squared_norms())
-        return jnp.mean(norms) / norms, state
+    def shortened(components, state):
+        return 1.0 / jnp.sqrt(jnp.sum(jnp.abs(components.gramian()), axis=0)), state
 
-    weighting = sa.balance(sa.Weighting(lambda k: (), normalized), 3)
-    by_hand, _ = next_params(common.step_by_hand(model, "vmap"), model.batch)
+    weighting = sa.balance(sa.Weighting(lambda k: (), shortened), 3)
+    by_hand, _ = next_params(common.step_by_hand(model, "vmap, Gramian"), model.batch)
     ours, _ = next_params(common.weighted_step(model, weighting), model.batch)
     assert_alike(by_hand, ours)
+
+
+@pytest.mark.parametrize("stencil", [common.LINE, (0.0, -1.0, 1.0)])
+def test_softadapt_by_hand_has_the_weights_of_the_library(stencil):
+    trajectory = np.random.default_rng(0).uniform(0.5, 3.0, (8, 4)).astype(np.float32)
+    weigh, memory = common.softadapt_by_hand(4, stencil)
+    by_hand = []
+    for losses in trajectory:
+        weights, memory = weigh(jnp.asarray(losses), memory)
+        by_hand.append(weights)
+    length = len(stencil)
+    wanted = [0.25 * np.ones(4)] * (length - 1)
+    for step in range(length, len(trajectory) + 1):
+        wanted.append(jax.nn.softmax(0.1 * np.asarray(stencil) @ trajectory[step - length : step]))
+    np.testing.assert_allclose(by_hand, wanted, rtol=1e-5)
+    if stencil == common.LINE:
+        np.testing.assert_allclose(by_hand, weights_along(sa.softadapt(4), trajectory), rtol=1e-5)
 
 
 def test_kernels_are_counted_once():
@@ -89,8 +106,17 @@ def test_ratios_are_taken_within_a_turn():
     found = common.ratio_to([2.0, 30.0, 400.0], [1.0, 10.0, 100.0])
     assert found["time_ratio"] == 3.0
     assert found["time_ratio_quartiles"] == [2.0, 4.0]
+    assert found["overhead_microseconds"] == 20e6
     assert found["microseconds"] == 30e6
     assert found["turns"] == 3
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"),
+    [(2.06, "+2.1"), (-0.04, "+0.0"), (-3.0, "-3.0"), (9.96, "+10"), (12345.6, "+12,346")],
+)
+def test_an_overhead_has_a_sign(microseconds, text):
+    assert common.overhead_cell({"overhead_microseconds": microseconds}) == text
 
 
 @pytest.mark.slow
@@ -100,7 +126,7 @@ def test_rows_of_one_model():
     assert {row["step"] for row in rows} > {"plain", "plain again", *cost.GRADIENT_METHODS}
     for row in rows:
         # There the K gradients cost no more than the plain ones; `every` counts both branches.
-        if row["step"] not in ("mgda, every=100", *cost.BY_HAND[1:]):
+        if row["step"] not in ("mgda, every=100", common.JACREV, common.VMAP):
             assert row["flop_ratio"] == pytest.approx(1.0, abs=0.03)
     (table,) = cost.tables(rows)
     assert len(table.rows) == len(rows) - 1
