@@ -1,15 +1,15 @@
 """What does it cost? All benchmarks of speed and memory.
 
-    python -m benchmarks [--only PART ...] [--losses 4] [--effort 1.0] [--out benchmark_results]
+    python -m benchmarks [--only PART ...] [--losses 4] [--size small] [--effort 1.0] [--out FOLDER]
 
-The parts are `cost` (a step of every method on six models), `peers` (against PyTorch, with the
-extra "peers"), `growth` (with losses, parameters and history), `alone` (the weights without a
-model) and `kernels` (what a step launches on a GPU, counted without one, with the extra "kernels").
-It takes about ten minutes on two cores, on which nothing else should run. The figures go
-into `benchmarks.json`, and page and picture that are made from it stand beside it. With `--only`
-the other parts stay as they are in that file. The page of the repository was made with `--losses 2
-4 8 --publish`, which takes twice as long; the README takes its figures from there by `python -m
-benchmarks.readme`.
+The parts are `cost` (a step of every method on six models, or with `--size small large` on four
+more that fill a GPU), `peers` (against PyTorch, with the extra "peers"), `growth` (with losses,
+parameters and history), `alone` (the weights without a model) and `kernels` (what a step launches
+on a GPU, counted without one, with the extra "kernels"). It takes about ten minutes on two cores,
+on which nothing else should run. The figures go into `benchmarks.json`, and page and picture that
+are made from it stand beside it. With `--only` the other parts stay as they are in that file. The
+page of the repository was made with `--losses 2 4 8 --publish`, which takes twice as long; the
+README takes its figures from there by `python -m benchmarks.readme`.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import rich.progress
 
 from benchmarks import alone, cost, growth, kernels, peers
 from benchmarks.common import Part, machine, markdown, measured_on, rich_table, rounded
+from benchmarks.models import SIZES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,7 +40,11 @@ Reports = dict[str, dict[str, Any]]  # by name of the part: machine, minutes, fi
 
 
 def measure(
-    part: Part, effort: float, numbers_of_losses: list[int], console: rich.console.Console
+    part: Part,
+    effort: float,
+    numbers_of_losses: list[int],
+    sizes: list[str],
+    console: rich.console.Console,
 ) -> dict[str, Any]:
     packages = ("torch", "torchjd") if part is peers.PART else ()
     start = time.perf_counter()
@@ -49,8 +54,11 @@ def measure(
             minutes, seconds = divmod(round(time.perf_counter() - start), 60)
             status.update(f"{part.title}, {minutes}:{seconds:02}: {what}")
 
-        options = {"numbers_of_losses": numbers_of_losses} if part is cost.PART else {}
-        figures = part.measure(effort, report, **options)
+        options = {
+            "cost": {"numbers_of_losses": numbers_of_losses, "sizes": sizes},
+            "peers": {"sizes": sizes},
+        }
+        figures = part.measure(effort, report, **options.get(part.name, {}))
     return {
         "machine": machine(*packages),
         "minutes": (time.perf_counter() - start) / 60,
@@ -80,7 +88,7 @@ def page(reports: Reports, picture: str) -> str:
 
 def draw(reports: Reports, path: pathlib.Path) -> None:
     parts = [PARTS[name] for name in reports]
-    heights = [part.height for part in parts]
+    heights = [part.height(reports[part.name]["figures"]) for part in parts]
     figure = plt.figure(figsize=(15, sum(heights)), layout="constrained")
     areas = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False, hspace=0.04)
     for area, part in zip(areas[:, 0], parts, strict=True):
@@ -102,6 +110,13 @@ def main() -> None:
         help="numbers of losses for `cost` (4)",
     )
     parser.add_argument(
+        "--size",
+        nargs="+",
+        choices=SIZES,
+        default=["small"],
+        help="models for `cost` and `peers` (small); large ones fill a GPU",
+    )
+    parser.add_argument(
         "--effort", type=float, default=1.0, help="factor on the seconds of all turns (1.0)"
     )
     parser.add_argument("--out", type=pathlib.Path, default=OUT, help="folder (benchmark_results)")
@@ -111,6 +126,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.publish and not {2, 4, 8} <= {*args.losses}:
         parser.error("--publish needs 2, 4 and 8 among --losses, which the README shows")
+    if args.publish and "small" not in args.size:
+        parser.error("--publish needs small among --size, whose models the README shows")
     if min(args.losses) < 2:
         parser.error(f"--losses should be at least 2, got {args.losses}")
     if not 0 < args.effort < float("inf"):
@@ -124,7 +141,7 @@ def main() -> None:
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
     for name in args.only or PARTS:
         try:
-            reports[name] = measure(PARTS[name], args.effort, args.losses, console)
+            reports[name] = measure(PARTS[name], args.effort, args.losses, args.size, console)
         except ModuleNotFoundError as error:
             if args.only:
                 parser.error(str(error))

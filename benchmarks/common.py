@@ -52,7 +52,7 @@ class Part(NamedTuple):
     measure: Callable[..., Any]  # of a factor on the seconds of all turns and a Report
     tables: Callable[[Any], list[Table]]
     draw: Callable[[matplotlib.figure.SubFigure, Any], None]
-    height: float  # of the picture, in inches
+    height: Callable[[Any], float]  # of the picture of the figures, in inches
 
 
 Report = Callable[[str], None]  # says what is being measured

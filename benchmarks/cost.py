@@ -11,6 +11,7 @@ programs include the Adam update and donate their parameters and state.
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -41,12 +42,13 @@ from benchmarks.common import (
     take_turns,
     weighted_step,
 )
-from benchmarks.models import MODELS, Model
+from benchmarks.models import LARGE, MODELS, SIZES, Model
 
 NUMBERS_OF_LOSSES = (4,)  # `python -m benchmarks --losses 2 4 8` measures more
 ON_ONE_CORE = ("tiny", "own_batches")  # bound by overhead: there two cores share it by chance
 SECONDS = 5.0  # for the turns of one model with one number of losses
 SHARED_OUTPUT = ("mlp", "convolutions", "transformer", "tiny")  # all losses see one output
+COLUMNS = 3  # of the picture
 LOSSES_ALONE = (
     "fixed_weights",
     "prior_loss",
@@ -118,22 +120,30 @@ def measure_on_one_core(kind: str, num_losses: int, seconds: float) -> list[dict
 
 
 def measure(
-    effort: float, report: Report, numbers_of_losses: Sequence[int] = NUMBERS_OF_LOSSES
+    effort: float,
+    report: Report,
+    numbers_of_losses: Sequence[int] = NUMBERS_OF_LOSSES,
+    sizes: Sequence[str] = ("small",),
 ) -> list[dict[str, Any]]:
     rows = []
-    for kind, make in MODELS.items():
-        for num_losses in numbers_of_losses:
-            model = make(num_losses)
-            report(f"{model.name}, K={num_losses}")
-            with freed():
-                found = measure_model(model, effort * SECONDS)
-            rows += [{"kind": kind, **row} for row in found]
-    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+    makers = {kind: make for size in sizes for kind, make in SIZES[size].items()}
+    for (kind, make), num_losses in itertools.product(makers.items(), numbers_of_losses):
+        report(f"{kind}, K={num_losses}")
+        with freed():
+            found = measure_model(make(num_losses), effort * SECONDS)
+        rows += [{"kind": kind, **row} for row in found]
+    if "small" in sizes and has_cores_to_spare():
         for kind, num_losses in itertools.product(ON_ONE_CORE, numbers_of_losses):
-            report(f"{MODELS[kind](num_losses).name}, K={num_losses}, on one core")
+            report(f"{kind}, K={num_losses}, on one core")
             found = measure_on_one_core(kind, num_losses, effort * SECONDS)
             rows += [{"kind": f"{kind} on one core", **row} for row in found]
     return rows
+
+
+def has_cores_to_spare() -> bool:
+    """On a GPU a core does not matter, and its memory is not shared with another process."""
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1
 
 
 # What is shown.
@@ -180,7 +190,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], kind: str) -> Table:
     times = " / ".join(f"{plain[k]['microseconds']:.4g}" for k in numbers)
     kernels = " / ".join(str(plain[k]["kernels"]) for k in numbers)
     note = f"Plain step: {times} microseconds, {kernels} kernels."
-    if kind in SHARED_OUTPUT:
+    if kind.removeprefix("large ") in SHARED_OUTPUT:
         bounds = " / ".join(f"{flop_bound(k):.2f}" for k in numbers)
         note += f" K backward passes: (1 + 2 K) / 3 = {bounds}."
     return Table(name_of_kind(rows, kind), columns, cells, note)
@@ -217,13 +227,26 @@ def draw_model(axes: Any, rows: Sequence[Mapping[str, Any]], kind: str, num_loss
     axes.set_axisbelow(True)
 
 
+def kinds_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that are drawn: not the ones on one core."""
+    return [kind for kind in (MODELS | LARGE) if any(row["kind"] == kind for row in rows)]
+
+
+def height(rows: Sequence[Mapping[str, Any]]) -> float:
+    return 1.0 + 4.0 * math.ceil(len(kinds_of(rows)) / COLUMNS)
+
+
 def draw(figure: matplotlib.figure.SubFigure, rows: Sequence[Mapping[str, Any]]) -> None:
     """Four losses, if they were measured; the other numbers of them are in the tables."""
-    numbers = {row["num_losses"] for row in rows if row["kind"] in MODELS}
+    kinds = kinds_of(rows)
+    numbers = {row["num_losses"] for row in rows if row["kind"] in kinds}
     num_losses = 4 if 4 in numbers else min(numbers)
-    axes = figure.subplots(2, 3, sharey=True)
-    for ax, kind in zip(axes.flat, MODELS, strict=True):
-        draw_model(ax, rows, kind, num_losses)
+    axes = figure.subplots(math.ceil(len(kinds) / COLUMNS), COLUMNS, sharey=True, squeeze=False)
+    for ax, kind in itertools.zip_longest(axes.flat, kinds):
+        if kind is None:
+            ax.axis("off")
+        else:
+            draw_model(ax, rows, kind, num_losses)
     legend = [("plain again (noise)", "0.5"), ("looks at losses alone", "C0")]
     legend += [("looks at gradients", "C3"), ("by hand", "C1")]
     handles = [
@@ -247,7 +270,7 @@ products) are the compiler's counts for one step; with `every=100` they hold bot
 with the weights of one pass; or `vmap` of the pullback, the Gramian by matrix products and
 `tensordot`."""
 
-PART = Part("cost", "Cost of a step", ABOUT, measure, tables, draw, 9.0)
+PART = Part("cost", "Cost of a step", ABOUT, measure, tables, draw, height)
 
 
 def main() -> None:

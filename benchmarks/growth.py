@@ -291,4 +291,4 @@ and with a batch for each loss), the number of parameters, and the history of So
 `mgda(lean=True)` takes one backward pass more instead of keeping the K gradients. By hand:
 SoftAdapt with a history and a count as state; and `vmap` of the pullback with a Gramian."""
 
-PART = Part("growth", "Growth", ABOUT, measure, tables, draw, 7.0)
+PART = Part("growth", "Growth", ABOUT, measure, tables, draw, lambda _: 7.0)

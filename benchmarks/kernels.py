@@ -182,7 +182,7 @@ PART = Part(
     measure,
     tables,
     draw,
-    5.0,
+    lambda _: 5.0,
 )
 
 

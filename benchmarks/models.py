@@ -1,7 +1,8 @@
 """The models whose training steps are measured, each for any number of losses."""
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +68,7 @@ def heads(num_losses: int, width: int = 512, batch: int = 256) -> Model:
 
     x = jax.random.normal(jax.random.key(1), (batch, width))
     shared = {"trunk": True, "heads": False}
-    name = f"Trunk and K heads, batch {batch}"
+    name = f"Trunk and K heads, width {width}, batch {batch}"
     return Model(name, losses_fn, params, x, num_losses, shared=shared)
 
 
@@ -91,12 +92,11 @@ def convolutions(num_losses: int, channels: int = 32, size: int = 16, batch: int
         output = forward(params["dense"], jnp.mean(x, axis=(1, 2)))
         return losses_of_output(output, num_losses)
 
-    return Model(f"Conv net, batch {batch}", losses_fn, params, x, num_losses)
+    return Model(f"Conv net, {channels} channels, batch {batch}", losses_fn, params, x, num_losses)
 
 
-def transformer(num_losses: int, width: int = 128, length: int = 64, batch: int = 8) -> Model:
-    """One block of attention and dense layers, whose one output enters all losses."""
-    keys = jax.random.split(jax.random.key(0), 6)
+def block(keys: Sequence[jax.Array], width: int, dtype: Any) -> dict[str, Any]:
+    """The parameters of attention and of two dense layers."""
     square = [jax.random.normal(key, (width, width)) / width**0.5 for key in keys[:4]]
     params = {
         "qkv": square[:3],
@@ -105,21 +105,47 @@ def transformer(num_losses: int, width: int = 128, length: int = 64, batch: int 
         "down": dense_layers(keys[5], [4 * width, width]),
         "scales": [jnp.ones(width), jnp.ones(width)],
     }
-    x = jax.random.normal(jax.random.key(1), (batch, length, width))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
-    def normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
-        return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
+
+def normalized(x: jax.Array, scale: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
+
+
+def through_block(params: Any, x: jax.Array, head: int) -> jax.Array:
+    y = normalized(x, params["scales"][0])
+    by_head = (*x.shape[:2], x.shape[-1] // head, head)
+    q, k, v = ((y @ matrix).reshape(by_head) for matrix in params["qkv"])
+    attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    x = x + attended.reshape(x.shape) @ params["out"]
+    y = normalized(x, params["scales"][1])
+    return x + forward(params["down"], jax.nn.gelu(forward(params["up"], y)))
+
+
+def transformer(
+    num_losses: int,
+    width: int = 128,
+    length: int = 64,
+    batch: int = 8,
+    layers: int = 1,
+    head: int = 32,
+    dtype: Any = jnp.float32,
+) -> Model:
+    """Blocks of attention and dense layers, whose one output enters all losses, in float32."""
+    keys = jax.random.split(jax.random.key(0), 6 * layers)
+    params = [block(keys[6 * i : 6 * i + 6], width, dtype) for i in range(layers)]
+    x = jax.random.normal(jax.random.key(1), (batch, length, width)).astype(dtype)
 
     def losses_fn(params: Any, x: jax.Array) -> list[jax.Array]:
-        y = normalized(x, params["scales"][0])
-        q, k, v = ((y @ matrix).reshape(*y.shape[:2], width // 32, 32) for matrix in params["qkv"])
-        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-        x = x + attended.reshape(x.shape) @ params["out"]
-        y = normalized(x, params["scales"][1])
-        x = x + forward(params["down"], jax.nn.gelu(forward(params["up"], y)))
-        return losses_of_output(x, num_losses)
+        for of_block in params:
+            x = through_block(of_block, x, head)
+        return losses_of_output(x.astype(jnp.float32), num_losses)
 
-    return Model(f"Transformer block, batch {batch} x {length}", losses_fn, params, x, num_losses)
+    name = "Transformer block" if layers == 1 else f"GPT {layers} x {width}"
+    name += f", batch {batch} x {length}"
+    if dtype != jnp.float32:
+        name += f", {jnp.dtype(dtype).name}"
+    return Model(name, losses_fn, params, x, num_losses)
 
 
 def tiny(num_losses: int, scan_steps: int = 200) -> Model:
@@ -148,7 +174,7 @@ def own_batches(num_losses: int, scan_steps: int = 200) -> Model:
     return Model(name, losses_fn, params, points, num_losses, scan_steps)
 
 
-MODELS = {
+MODELS: dict[str, Callable[[int], Model]] = {
     "mlp": mlp,
     "heads": heads,
     "convolutions": convolutions,
@@ -156,3 +182,14 @@ MODELS = {
     "tiny": tiny,
     "own_batches": own_batches,
 }
+
+LARGE: dict[str, Callable[[int], Model]] = {  # they fill a GPU
+    "large mlp": functools.partial(mlp, width=4096, batch=4096),
+    "large heads": functools.partial(heads, width=2048, batch=4096),
+    "large convolutions": functools.partial(convolutions, channels=128, batch=256),
+    "large transformer": functools.partial(
+        transformer, width=768, length=512, batch=16, layers=4, head=64, dtype=jnp.bfloat16
+    ),
+}
+
+SIZES = {"small": MODELS, "large": LARGE}

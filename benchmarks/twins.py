@@ -4,12 +4,14 @@ This file needs the extra "peers"; `benchmarks/peers.py` compares with it.
 """
 
 import collections
+import functools
 import math
 import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import torch
 from torchjd import aggregation, autogram, autojac
@@ -40,8 +42,15 @@ class Twin(NamedTuple):
     losses_fn: Callable[[], Losses]
 
 
+def device() -> str:
+    """JAX's."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
 def tensor(array: Any) -> torch.Tensor:
-    return torch.from_numpy(np.array(array))
+    """On JAX's device, of the array's dtype; NumPy has no bfloat16 that PyTorch would take."""
+    dtype = getattr(torch, array.dtype.name)
+    return torch.from_numpy(np.array(array, np.float32)).to(device(), dtype)
 
 
 def with_weight(layer: torch.nn.Module, weight: Any) -> torch.nn.Module:
@@ -103,24 +112,35 @@ def convolutions_twin(model: Model) -> Twin:
     return Twin(module, module, lambda: (losses_of_output(module(x), model.num_losses), None))
 
 
-def transformer_twin(model: Model) -> Twin:
-    params, x = model.params, tensor(model.batch)
-    width = x.shape[-1]
-    norms = [with_weight(torch.nn.RMSNorm(width, eps=1e-6), scale) for scale in params["scales"]]
-    projections = [linear(matrix) for matrix in (*params["qkv"], params["out"])]
-    up, down = dense(params["up"]), dense(params["down"])
+class Block(torch.nn.Module):
+    """A block of attention and dense layers."""
 
-    def losses_fn() -> Losses:
-        y = norms[0](x)
-        by_head = (*y.shape[:2], width // 32, 32)
-        q, k, v = (layer(y).reshape(by_head).transpose(1, 2) for layer in projections[:3])
+    def __init__(self, params: Any, head: int):
+        super().__init__()
+        width = params["out"].shape[0]
+        norms = (with_weight(torch.nn.RMSNorm(width, eps=1e-6), s) for s in params["scales"])
+        self.norms = torch.nn.ModuleList(norms)
+        self.qkv = torch.nn.ModuleList(linear(matrix) for matrix in params["qkv"])
+        self.out = linear(params["out"])
+        self.up, self.down = dense(params["up"]), dense(params["down"])
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norms[0](x)
+        by_head = (*x.shape[:2], x.shape[2] // self.head, self.head)
+        q, k, v = (layer(y).reshape(by_head).transpose(1, 2) for layer in self.qkv)
         attention = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        z = x + projections[3](attention.transpose(1, 2).reshape(x.shape))
-        y = torch.nn.functional.gelu(up(norms[1](z)), approximate="tanh")
-        return losses_of_output(z + down(y), model.num_losses), None
+        x = x + self.out(attention.transpose(1, 2).reshape(x.shape))
+        y = torch.nn.functional.gelu(self.up(self.norms[1](x)), approximate="tanh")
+        return x + self.down(y)
 
-    modules = torch.nn.ModuleList([*norms, *projections, up, down])
-    return Twin(modules, modules, losses_fn)
+
+def transformer_twin(model: Model, head: int = 32) -> Twin:
+    modules = torch.nn.Sequential(*(Block(params, head) for params in model.params))
+    x = tensor(model.batch)
+    return Twin(
+        modules, modules, lambda: (losses_of_output(modules(x).float(), model.num_losses), None)
+    )
 
 
 TWINS = {
@@ -130,6 +150,10 @@ TWINS = {
     "convolutions": convolutions_twin,
     "transformer": transformer_twin,
     "own_batches": own_batches_twin,
+    "large mlp": dense_twin,
+    "large heads": heads_twin,
+    "large convolutions": convolutions_twin,
+    "large transformer": functools.partial(transformer_twin, head=64),
 }
 
 

@@ -15,7 +15,7 @@ from helpers import weights_along
 import softadapt_optax as sa
 from benchmarks import __main__ as main
 from benchmarks import alone, common, cost, growth, readme
-from benchmarks.models import MODELS
+from benchmarks.models import LARGE, MODELS, transformer
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPORTS = json.loads((ROOT / "benchmarks" / "results" / "benchmarks.json").read_text())
@@ -30,6 +30,56 @@ def test_models_have_the_losses_that_they_say(kind, num_losses):
     assert len(losses) == model.num_losses == num_losses
     assert np.all(np.isfinite(losses))
     assert len({float(loss) for loss in losses}) == num_losses
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_models_have_scalar_losses_of_float32(kind):
+    """Without their parameters, which would take gigabytes."""
+
+    def losses():
+        model = LARGE[kind](4)
+        assert model.num_losses == 4
+        return model.params, model.losses_fn(model.params, model.batch)
+
+    with jax.numpy_rank_promotion("allow"):
+        params, found = jax.eval_shape(losses)
+    assert [(loss.shape, loss.dtype) for loss in found] == 4 * [((), jnp.float32)]
+    dtype = jnp.bfloat16 if kind == "large transformer" else jnp.float32
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", ["plain", "softadapt", "mgda", *common.BY_HAND])
+def test_steps_of_bfloat16_give_what_they_take(name):
+    """A program is called with what it returned."""
+
+    def first_carry_and_next():
+        dtype = jnp.bfloat16
+        model = transformer(2, width=64, length=8, batch=2, layers=2, dtype=dtype)
+        if name == "plain":
+            step, carry = common.plain_step(model)
+        elif name in common.BY_HAND:
+            step, carry = common.steps_by_hand(model, name)[name]
+        else:
+            step, carry = common.weighted_step(model, getattr(sa, name)(2))
+        return carry, step(carry, model.batch)[0]
+
+    with jax.numpy_rank_promotion("allow"):
+        first, following = jax.eval_shape(first_carry_and_next)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), first) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), following
+    )
+
+
+@pytest.mark.parametrize("kinds", [["tiny"], [*MODELS, "tiny on one core"], [*MODELS, *LARGE]])
+def test_the_picture_of_the_costs_has_a_panel_for_each_model(kinds):
+    row = {"model": "a", "num_losses": 4, "time_ratio": 1.1, "flop_ratio": 1.0}
+    row["time_ratio_quartiles"] = [1.0, 1.2]
+    rows = [{**row, "kind": kind, "step": step} for kind in kinds for step in ("plain", "mgda")]
+    figure = plt.figure(figsize=(15, cost.height(rows)))
+    cost.draw(figure.subfigures(1, 1), rows)
+    panels = [axes for axes in figure.axes if axes.axison]
+    plt.close(figure)
+    assert len(panels) == len([kind for kind in kinds if "core" not in kind])
 
 
 def next_params(step_and_carry, batch):

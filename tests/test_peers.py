@@ -23,6 +23,9 @@ SMALL = {
     "heads": functools.partial(models.heads, width=32, batch=16),
     "convolutions": functools.partial(models.convolutions, channels=4, size=8, batch=4),
     "transformer": functools.partial(models.transformer, width=64, length=8, batch=2),
+    "large transformer": functools.partial(
+        models.transformer, width=128, length=8, batch=2, layers=2, head=64
+    ),
     "tiny": functools.partial(models.tiny, scan_steps=1),
     "own_batches": functools.partial(models.own_batches, scan_steps=1),
 }
