@@ -24,7 +24,7 @@ import rich.console
 import rich.progress
 
 from benchmarks import alone, cost, growth, kernels, peers
-from benchmarks.common import Part, machine, markdown, measured_on, rich_table, rounded
+from benchmarks.common import Part, Unavailable, machine, markdown, measured_on, rich_table, rounded
 from benchmarks.models import SIZES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,7 +142,7 @@ def main() -> None:
     for name in args.only or PARTS:
         try:
             reports[name] = measure(PARTS[name], args.effort, args.losses, args.size, console)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, Unavailable) as error:
             if args.only:
                 parser.error(str(error))
             console.print(f"{PARTS[name].title} left out: {error}")

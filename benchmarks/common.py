@@ -58,6 +58,10 @@ class Part(NamedTuple):
 Report = Callable[[str], None]  # says what is being measured
 
 
+class Unavailable(RuntimeError):  # noqa: N818
+    """A part cannot be measured on this machine."""
+
+
 # Training steps.
 
 

@@ -1,14 +1,14 @@
 """Does a gradient method cost more here than in PyTorch, each against its own plain step?
 
 Models of `benchmarks/models.py` and their twins in PyTorch, of `benchmarks/twins.py`, take turns in
-one process. PyTorch and TorchJD are the extra "peers" of this package.
+one process, on one device. PyTorch and TorchJD are the extra "peers" of this package.
 """
 
 import importlib.util
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,15 +20,19 @@ import matplotlib.ticker
 import softadapt_optax as sa
 from benchmarks import models
 from benchmarks.common import (
+    SOFTADAPT,
     Part,
     Report,
     Table,
+    Unavailable,
     compiled,
     flop_bound,
     freed,
+    overhead_cell,
     plain_step,
     ratio_cell,
     ratio_to,
+    step_by_hand,
     take_turns,
     weighted_step,
 )
@@ -58,20 +62,25 @@ class Case(NamedTuple):
         return twins.TWINS[self.kind](self.model)
 
 
-def cases_of_methods() -> list[Case]:
-    return [
-        Case("mlp", models.mlp(4)),
-        Case("mlp", models.mlp(8)),
-        Case("heads", models.heads(4)),
-        Case("convolutions", models.convolutions(4)),
-        Case("transformer", models.transformer(4)),
-        Case("own_batches", models.own_batches(4, scan_steps=1), models.own_batches(4)),
-    ]
+def cases_of_methods(sizes: Sequence[str]) -> Iterator[Case]:
+    """One after the other, as large models take much memory."""
+    if "small" in sizes:
+        yield Case("mlp", models.mlp(4))
+        yield Case("mlp", models.mlp(8))
+        yield Case("heads", models.heads(4))
+        yield Case("convolutions", models.convolutions(4))
+        yield Case("transformer", models.transformer(4))
+        yield Case("own_batches", models.own_batches(4, scan_steps=1), models.own_batches(4))
+    if "large" in sizes:
+        yield from (Case(kind, make(4)) for kind, make in models.LARGE.items())
 
 
-def cases_of_softadapt() -> list[Case]:
-    tiny = Case("tiny", models.tiny(4, scan_steps=1), models.tiny(4))
-    return [tiny, Case("mlp", models.mlp(4))]
+def cases_of_softadapt(sizes: Sequence[str]) -> Iterator[Case]:
+    if "small" in sizes:
+        yield Case("tiny", models.tiny(4, scan_steps=1), models.tiny(4))
+        yield Case("mlp", models.mlp(4))
+    if "large" in sizes:
+        yield from (Case(kind, make(4)) for kind, make in models.LARGE.items())
 
 
 # Measurements.
@@ -85,6 +94,23 @@ def check_installed() -> None:
             )
 
 
+def check_device() -> None:
+    """PyTorch should compute where JAX does, or the ratios compare devices."""
+    import torch
+
+    backend, kind = jax.default_backend(), jax.devices()[0].device_kind
+    if backend == "cpu" or (backend == "gpu" and torch.cuda.is_available()):
+        return
+    if backend == "gpu":
+        remedy = "a PyTorch with CUDA (https://pytorch.org/get-started), or"
+    else:
+        remedy = "leave `peers` out by `--only`, or"
+    raise Unavailable(
+        f"PyTorch should run on JAX's device, {kind} ({backend}), got PyTorch {torch.__version__} "
+        f"without such a device. Remedy: {remedy} JAX_PLATFORMS=cpu, which puts both on the CPU."
+    )
+
+
 def their_methods() -> list[str]:
     """TorchJD's, of which UPGrad needs a solver that is an extra of TorchJD's own."""
     has_solver = all(map(importlib.util.find_spec, ("qpsolvers", "quadprog")))
@@ -95,15 +121,34 @@ def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def choose(case: Case, seconds: float) -> tuple[str, dict[str, float]]:
+class Steps(NamedTuple):
+    """Theirs that run, and what the others say: a solver without bfloat16, or too little memory."""
+
+    run: dict[str, Callable[[], float]]
+    failures: dict[str, str]
+
+
+def tried(steps: Mapping[str, Callable[[], float]]) -> Steps:
+    found = Steps({}, {})
+    for name, step in steps.items():
+        try:
+            step()
+            found.run[name] = step
+        except (RuntimeError, TypeError) as error:
+            found.failures[name] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+    return found
+
+
+def choose(case: Case, seconds: float) -> tuple[str, dict[str, float], dict[str, str]]:
     """The faster Adam, and seconds of MGDA by setting: that does not depend on the method."""
     from benchmarks import twins
 
     adams = ("fused", "foreach")
     steps = {adam: twins.their_step(case.twin(), twins.summed, adam) for adam in adams}
-    settings = {name: twins.torchjd_step(case.twin(), "MGDA", name) for name in twins.SETTINGS}
-    found = medians(take_turns(steps | settings, seconds, at_least=3, pause=PAUSE))
-    return min(adams, key=found.__getitem__), {name: found[name] for name in settings}
+    settings = tried({s: twins.torchjd_step(case.twin(), "MGDA", s) for s in twins.SETTINGS})
+    found = medians(take_turns(steps | settings.run, seconds, at_least=3, pause=PAUSE))
+    seconds_of = {name: found[name] for name in settings.run}
+    return min(adams, key=found.__getitem__), seconds_of, settings.failures
 
 
 def our_steps(case: Case, weightings: Mapping[str, Any]) -> dict[str, Callable[[], float]]:
@@ -137,29 +182,47 @@ def comparison(
     return row
 
 
-def measure_methods(case: Case, effort: float) -> list[dict[str, Any]]:
-    """Our methods and TorchJD's, these in the two settings that were best for MGDA."""
+def measure_methods(case: Case, effort: float) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Our methods and TorchJD's, these in the two settings that were best for MGDA; failures."""
     from benchmarks import twins
 
-    adam, settings = choose(case, effort * SECONDS["settings"])
-    k, shared = case.model.num_losses, case.model.shared
-    weightings = {"mgda": sa.mgda(k, shared=shared), "pcgrad": sa.pcgrad(k, shared=shared)}
-    steps = our_steps(case, weightings)
-    steps["their plain"] = twins.their_step(case.twin(), twins.summed, adam)
+    adam, settings, failures = choose(case, effort * SECONDS["settings"])
     best_two = sorted(settings, key=settings.__getitem__)[:2]
     names = {m: {f"{m}, {setting}": setting for setting in best_two} for m in their_methods()}
-    for method, setting_of in names.items():
-        for name, setting in setting_of.items():
-            steps[name] = twins.torchjd_step(case.twin(), method, setting, adam)
-    times = take_turns(steps, effort * SECONDS["methods"], pause=PAUSE)
+    theirs = tried(
+        {
+            name: twins.torchjd_step(case.twin(), method, setting, adam)
+            for method, setting_of in names.items()
+            for name, setting in setting_of.items()
+        }
+    )
+    times = turns_of_methods(case, adam, theirs.run, effort)
     found = medians(times)
     rows = []
     for method, setting_of in names.items():
-        best, ours = min(setting_of, key=found.__getitem__), METHODS[method]
+        running = [name for name in setting_of if name in theirs.run]
+        if not running:
+            continue
+        best, ours = min(running, key=found.__getitem__), METHODS[method]
         row = {"method": method, "our_method": ours, "setting": setting_of[best], "adam": adam}
         row["mgda_microseconds"] = {name: t * 1e6 for name, t in settings.items()}
         rows.append(row | comparison(case, times, ours, best))
-    return rows
+    failures = {f"MGDA, {name}": text for name, text in failures.items()} | theirs.failures
+    said = [{"case": case.name, "step": step, "error": text} for step, text in failures.items()]
+    return rows, said
+
+
+def turns_of_methods(
+    case: Case, adam: str, theirs: Mapping[str, Callable[[], float]], effort: float
+) -> dict[str, list[float]]:
+    from benchmarks import twins
+
+    k, shared = case.model.num_losses, case.model.shared
+    steps = our_steps(
+        case, {"mgda": sa.mgda(k, shared=shared), "pcgrad": sa.pcgrad(k, shared=shared)}
+    )
+    steps["their plain"] = twins.their_step(case.twin(), twins.summed, adam)
+    return take_turns(steps | theirs, effort * SECONDS["methods"], pause=PAUSE)
 
 
 def measure_softadapt(case: Case, effort: float) -> list[dict[str, Any]]:
@@ -169,12 +232,18 @@ def measure_softadapt(case: Case, effort: float) -> list[dict[str, Any]]:
     k = case.model.num_losses
     weighting = sa.softadapt(k, twins.BETA, history=twins.HISTORY, order=None)
     steps = our_steps(case, {"softadapt": weighting})
+    by_hand = step_by_hand(case.model, "SoftAdapt", twins.finite_difference(twins.HISTORY))
+    steps |= compiled(case.model, {SOFTADAPT: by_hand})
     steps["their plain"] = twins.their_step(case.twin(), twins.summed)
     for variant, lean in HOST_SOFTADAPT.items():
         steps[variant] = twins.their_step(case.twin(), twins.softadapt_backward(k, lean))
     times = take_turns(steps, effort * SECONDS["softadapt"], pause=PAUSE)
     return [
-        {"variant": variant, **comparison(case, times, "softadapt", variant)}
+        {
+            "variant": variant,
+            **comparison(case, times, "softadapt", variant),
+            "by_hand": ratio_to(times[SOFTADAPT], times["plain"]),
+        }
         for variant in HOST_SOFTADAPT
     ]
 
@@ -207,6 +276,7 @@ def weights_alone(effort: float, num_losses: int = 4, steps: int = 10_000) -> di
             start = time.perf_counter()
             for _ in range(50):
                 weights_fn(their_losses)
+            twins.wait()
             return (time.perf_counter() - start) / 50
 
         return call
@@ -216,21 +286,27 @@ def weights_alone(effort: float, num_losses: int = 4, steps: int = 10_000) -> di
     return {name: ratio_to(values, times["ours"]) for name, values in times.items()}
 
 
-def measure(effort: float, report: Report) -> dict[str, Any]:
+def measure(effort: float, report: Report, sizes: Sequence[str] = ("small",)) -> dict[str, Any]:
     check_installed()
-    methods, softadapt = [], []
+    check_device()
+    from benchmarks import twins
+
+    twins.match_precision()
+    methods, failures, softadapt = [], [], []
     with warnings.catch_warnings():  # PyTorch has no batching rule for attention on a CPU
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-        for case in cases_of_methods():
+        for case in cases_of_methods(sizes):
             report(f"{case.name}, gradient methods")
             with freed():
-                methods += measure_methods(case, effort)
-        for case in cases_of_softadapt():
+                rows, failed = measure_methods(case, effort)
+            methods, failures = methods + rows, failures + failed
+        for case in cases_of_softadapt(sizes):
             report(f"{case.name}, SoftAdapt")
             with freed():
                 softadapt += measure_softadapt(case, effort)
     report("The weights of SoftAdapt alone")
-    return {"methods": methods, "softadapt": softadapt, "weights_alone": weights_alone(effort)}
+    found = {"methods": methods, "failures": failures, "softadapt": softadapt}
+    return found | {"weights_alone": weights_alone(effort)}
 
 
 # What is shown.
@@ -247,33 +323,46 @@ def shared_cells(row: Mapping[str, Any]) -> list[str]:
     return [milliseconds(value) for value in (*sides, *plains)] + [in_scan]
 
 
+def overheads(row: Mapping[str, Any], *sides: str) -> str:
+    return " / ".join(overhead_cell(row[side]) for side in sides)
+
+
 TIMES = ("ours", "theirs", "our plain", "their plain", "ours in a scan")
 
 
-def method_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("model", "method", "our ratio", "TorchJD's ratio", "its setting", *TIMES)
+def method_table(figures: Mapping[str, Any]) -> Table:
+    columns = ["model", "method", "our ratio", "TorchJD's ratio"]
+    columns += ["microseconds above plain: ours / TorchJD's", "its setting", *TIMES]
     cells = []
-    for row in rows:
+    for row in figures["methods"]:
         differs = row["our_method"] != row["method"].lower()
         ours = ratio_cell(row["ours"]) + (f", `{row['our_method']}`" if differs else "")
-        names = [row["case"], row["method"], ours, ratio_cell(row["theirs"]), row["setting"]]
+        names = [row["case"], row["method"], ours, ratio_cell(row["theirs"])]
+        names += [overheads(row, "ours", "theirs"), row["setting"]]
         cells.append([*names, *shared_cells(row)])
     note = (
         "Ratios are to the plain step of the same framework, median and quartiles over the turns. "
         "UPGrad is not in this library: beside it stands `mgda`, which solves a quadratic program "
         "of the same size."
     )
-    if all(row["method"] != "UPGrad" for row in rows):
+    tried_methods = {row["method"] for row in figures["methods"]}
+    tried_methods |= {failure["step"].split(",")[0] for failure in figures["failures"]}
+    if "UPGrad" not in tried_methods:
         note += ' UPGrad was left out: it needs `pip install "torchjd[quadprog-projector]"`.'
+    for failure in figures["failures"]:
+        note += f" {failure['step']} did not run for {failure['case']} ({failure['error']})."
     return Table("Gradient methods, here and in TorchJD", columns, cells, note)
 
 
 def softadapt_table(figures: Mapping[str, Any]) -> Table:
-    columns = ("model", "in PyTorch", "our ratio", "PyTorch's ratio", *TIMES)
+    sides = ("ours", "by_hand", "theirs")
+    columns = ["model", "in PyTorch", "our ratio", SOFTADAPT, "PyTorch's ratio"]
+    columns += ["microseconds above plain: ours / by hand / PyTorch's", *TIMES]
     cells = []
     for row in figures["softadapt"]:
-        ratios = [ratio_cell(row[side]) for side in ("ours", "theirs")]
-        cells.append([row["case"], row["variant"], *ratios, *shared_cells(row)])
+        ratios = [ratio_cell(row[side]) for side in sides]
+        names = [row["case"], row["variant"], *ratios, overheads(row, *sides)]
+        cells.append([*names, *shared_cells(row)])
     alone = figures["weights_alone"]
     theirs = " and ".join(
         f"{alone[name]['microseconds']:.3g} ({name}), {alone[name]['time_ratio']:.3g} times as much"
@@ -287,7 +376,7 @@ def softadapt_table(figures: Mapping[str, Any]) -> Table:
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
-    return [method_table(figures["methods"]), softadapt_table(figures)]
+    return [method_table(figures), softadapt_table(figures)]
 
 
 def with_log_axis(axes: Any, label: str, ticks: Sequence[float]) -> None:
@@ -311,7 +400,7 @@ def draw_methods(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.plot([ours, theirs], [height, height], color="0.6", lw=2, zorder=1)
         axes.plot(theirs, height, "s", color="C1", ms=7)
         axes.plot(ours, height, "o", color="C0", ms=7)
-        if row["kind"] in SHARED_OUTPUT:
+        if row["kind"].removeprefix("large ") in SHARED_OUTPUT:
             axes.plot(flop_bound(row["num_losses"]), height, "|", color="black", ms=14)
         differs = row["our_method"] != row["method"].lower()
         labels.append(f"{row['method']} ({row['our_method']})" if differs else row["method"])
@@ -354,6 +443,11 @@ def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> Non
     right.set_title("Weights of SoftAdapt alone, K=4")
 
 
+def height(figures: Mapping[str, Any]) -> float:
+    rows = figures["methods"]
+    return 1.7 + 0.2 * (len(rows) + len({row["case"] for row in rows}))
+
+
 ABOUT = """\
 Ratios of a training step with a gradient method to the plain step on the summed loss, each in its
 own framework, on the same models from the same numbers. The steps take turns in one process; a
@@ -364,6 +458,8 @@ the last column has a step of a scan, which PyTorch lacks. SoftAdapt in PyTorch 
 paper: each loss goes to the host by `.item()`, where the slopes and the weights are worked out;
 the coefficients of the finite difference in each step, or in its leanest form once. Before each
 turn there is a pause and a call that is not counted, since PyTorch's threads wait busily for more
-work and slow down what comes next."""
+work and slow down what comes next. By hand: SoftAdapt in JAX with the same slopes, a history and a
+count as state and nothing else. Both frameworks compute on one device; on a GPU each step waits for
+it, and products of float32 are rounded to TF32 on both sides."""
 
-PART = Part("peers", "Against PyTorch", ABOUT, measure, tables, draw, lambda _: 6.5)
+PART = Part("peers", "Against PyTorch", ABOUT, measure, tables, draw, height)

@@ -47,6 +47,20 @@ def device() -> str:
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
 
 
+def wait() -> None:
+    """For all that the device was given."""
+    if device() == "cuda":
+        torch.cuda.synchronize()
+
+
+def match_precision() -> None:
+    """Products as in JAX, which on a GPU rounds those of float32 to TF32, unless told otherwise."""
+    if device() == "cuda":
+        is_exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
+        torch.set_float32_matmul_precision("highest" if is_exact else "high")
+        torch.backends.cudnn.allow_tf32 = not is_exact
+
+
 def tensor(array: Any) -> torch.Tensor:
     """On JAX's device, of the array's dtype; NumPy has no bfloat16 that PyTorch would take."""
     dtype = getattr(torch, array.dtype.name)
@@ -170,6 +184,7 @@ def their_step(twin: Twin, backward: Backward, adam: str = "fused") -> Callable[
         optimizer.zero_grad()
         backward(twin)
         optimizer.step()
+        wait()
         return time.perf_counter() - start
 
     return step
@@ -241,12 +256,13 @@ def host_softadapt(num_losses: int, lean: bool) -> Callable[[Sequence[torch.Tens
         for record, loss in zip(records, losses, strict=True):
             record.append(loss.item())
         if len(records[0]) < HISTORY:
-            return torch.full((num_losses,), 1 / num_losses)
+            return torch.full((num_losses,), 1 / num_losses, device=device())
         if lean:
-            return torch.tensor(lean_weights())
+            return torch.tensor(lean_weights(), device=device())
         slopes = [finite_difference(HISTORY) @ np.array(record) for record in records]
         exponentials = np.exp(BETA * (np.array(slopes) - max(slopes)))
-        return torch.tensor(exponentials / exponentials.sum(), dtype=torch.float32)
+        shares = exponentials / exponentials.sum()
+        return torch.tensor(shares, dtype=torch.float32, device=device())
 
     return weights
 

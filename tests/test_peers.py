@@ -4,6 +4,7 @@ import functools
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import oracle
@@ -30,6 +31,9 @@ SMALL = {
     "own_batches": functools.partial(models.own_batches, scan_steps=1),
 }
 SETTINGS = tuple(twins.SETTINGS)
+if twins.device() == "cuda" and not torch.cuda.is_available():
+    pytest.skip("PyTorch has no CUDA, JAX has", allow_module_level=True)
+twins.match_precision()
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +44,7 @@ def models_may_broadcast():
 
 def their_gradients(twin, backward):
     backward(twin)
-    return {name: leaf.grad.numpy() for name, leaf in twin.modules.named_parameters()}
+    return {name: leaf.grad.cpu().numpy() for name, leaf in twin.modules.named_parameters()}
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -90,7 +94,7 @@ def test_softadapt_in_pytorch_gives_the_weights_of_the_paper():
     np.testing.assert_allclose(ours, wanted, rtol=1e-4)
     for lean in peers.HOST_SOFTADAPT.values():
         weights_fn = twins.host_softadapt(4, lean)
-        theirs = [weights_fn(torch.tensor(losses).unbind()).numpy() for losses in trajectory]
+        theirs = [weights_fn(torch.tensor(losses).unbind()).tolist() for losses in trajectory]
         np.testing.assert_allclose(theirs, wanted, rtol=1e-4)
         assert np.ptp(wanted[-1]) > 0.01
 
@@ -99,8 +103,11 @@ def test_softadapt_in_pytorch_gives_the_weights_of_the_paper():
 def test_the_part_measures_tabulates_and_draws():
     case = peers.Case("own_batches", SMALL["own_batches"](2), models.own_batches(2, 3))
     tiny = peers.Case("tiny", SMALL["tiny"](2))
+    rows, failures = peers.measure_methods(case, 0.0)
+    assert not failures
     figures = {
-        "methods": peers.measure_methods(case, 0.0),
+        "methods": rows,
+        "failures": failures,
         "softadapt": peers.measure_softadapt(tiny, 0.0),
         "weights_alone": peers.weights_alone(0.0, steps=100),
     }
@@ -122,6 +129,33 @@ def test_the_part_measures_tabulates_and_draws():
     peers.draw(figure.subfigures(1, 1), figures)
     figure.draw_without_rendering()
     plt.close(figure)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_steps_that_fail_are_left_out_and_said():
+    """UPGrad's solver has no bfloat16."""
+    model = models.transformer(
+        2, width=64, length=8, batch=2, layers=2, head=64, dtype=jnp.bfloat16
+    )
+    case = peers.Case("large transformer", model)
+    rows, failures = peers.measure_methods(case, 0.0)
+    assert {row["method"] for row in rows} == {"MGDA", "PCGrad"}
+    if "UPGrad" in peers.their_methods():
+        assert all(failure["step"].startswith("UPGrad, ") for failure in failures)
+        assert all(failure["error"].startswith("TypeError: ") for failure in failures)
+        figures = common.rounded({"methods": rows, "failures": failures})
+        assert (
+            f"{failures[0]['step']} did not run for {case.name}" in peers.method_table(figures).note
+        )
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_pytorch_that_lacks_the_device_of_jax_is_said(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(common.Unavailable, match=r"JAX's device.*got PyTorch .*Remedy: .*CPU"):
+        peers.measure(1.0, print)
 
 
 def test_what_is_missing_is_said(monkeypatch):
