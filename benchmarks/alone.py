@@ -1,7 +1,8 @@
-"""What do the weights cost without a model? And how fast are K gradients added up?
+"""What do the weights cost without a model? And how fast are K gradients added and multiplied?
 
 Updates of losses that come from an array, in a `scan`; the weights from a Gramian of K small
-gradients, nearly on one line; and the sum of K large gradients against the copy of an array.
+gradients, nearly on one line; and the sum and the Gramian of K large gradients against the copy of
+an array.
 """
 
 import time
@@ -25,10 +26,12 @@ from benchmarks.common import (
     softadapt_by_hand,
     take_turns,
 )
+from softadapt_optax._component_grads import from_stacked
 
 SECONDS = 3.0
 NUM_LOSSES = 4
 SIZES = (2, 4, 8, 16, 32, 64)
+NUMBERS = (2, 4, 8)  # of large gradients
 UPDATES = {
     "fixed_weights": sa.fixed_weights([1.0] * NUM_LOSSES),
     "prior_loss": sa.prior_loss([1.0] * NUM_LOSSES),
@@ -91,33 +94,49 @@ def loop_of_solutions(tx: Any, num_losses: int, steps: int) -> Loop:
     return Loop(step, tx.init(None), stacked)
 
 
-def bandwidth(effort: float, num_losses: int = 4, entries: int = 2**24) -> dict[str, Any]:
-    """Bytes a second, read and written: of h = sum_k alpha_k g_k, and of the copy of a g_k."""
-    stacked = jax.random.normal(jax.random.key(0), (num_losses, entries))
-    tx = sa.softadapt(num_losses)
-    state = tx.init(jnp.zeros(entries))
+def timed(function: Callable, *args: Any) -> Callable[[], float]:
+    """Seconds of a call; on a GPU one of several in a row, so that it waits for no host."""
+    calls = 1 if jax.default_backend() == "cpu" else 20
 
-    @jax.jit
-    def combine(stacked: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-        return tx.update(stacked, state, losses=jnp.arange(1.0, num_losses + 1))
+    def call() -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = function(*args)
+        jax.block_until_ready(result)
+        return (time.perf_counter() - start) / calls
 
+    return call
+
+
+def sum_and_gramian(stacked: jax.Array) -> dict[str, Callable[[], float]]:
+    """Of K stacked gradients, as the library forms them."""
+    losses = jnp.arange(1.0, len(stacked) + 1)
+    tx = sa.softadapt(len(stacked))
+    combine = jax.jit(lambda stacked, state: tx.update(stacked, state, losses=losses))
+    gramian = jax.jit(lambda stacked: from_stacked(stacked, losses).gramian())
+    state = tx.init(jnp.zeros(stacked.shape[1:]))
+    return {"sum": timed(combine, stacked, state), "Gramian": timed(gramian, stacked)}
+
+
+def bandwidth(effort: float, entries: int | None = None) -> dict[str, Any]:
+    """Bytes a second: of h = sum_k alpha_k g_k, of the Gramian, and of the copy of a g_k.
+
+    Counted are the bytes that have to be read and written: each gradient once, and h.
+    """
+    if entries is None:
+        entries = 2**24 if jax.default_backend() == "cpu" else 2**27
+    most = jax.random.normal(jax.random.key(0), (max(NUMBERS), entries))
     copy = jax.jit(lambda array: array + 1.0)  # as large as h; a plain copy might be elided
-
-    def timed(function: Callable, *args: Any) -> Callable[[], float]:
-        def call() -> float:
-            start = time.perf_counter()
-            jax.block_until_ready(function(*args))
-            return time.perf_counter() - start
-
-        return call
-
-    programs = {"copy": timed(copy, stacked[0]), "combine": timed(combine, stacked, state)}
-    times = take_turns(programs, effort * SECONDS / 2)
-    moved = {"copy": 2, "combine": num_losses + 1}
+    programs, arrays = {"copy": timed(copy, most[0])}, {"copy": 2}
+    for k in NUMBERS:
+        for what, program in sum_and_gramian(most[:k]).items():
+            programs[f"{what}, K={k}"] = program
+            arrays[f"{what}, K={k}"] = k + (what == "sum")
+    times = take_turns(programs, effort * SECONDS)
     found = {name: ratio_to(times[name], times["copy"]) for name in programs}
     for name, row in found.items():
-        row["gigabytes_a_second"] = 4e-3 * entries * moved[name] / row["microseconds"]
-    return found
+        row["gigabytes_a_second"] = 4e-3 * entries * arrays[name] / row["microseconds"]
+    return {"mebibytes": 4 * entries / 2**20, "rows": found}
 
 
 def measure(effort: float, report: Report) -> dict[str, Any]:
@@ -141,12 +160,16 @@ def measure(effort: float, report: Report) -> dict[str, Any]:
         for name in ("mgda", "pcgrad"):
             row = ratio_to(times[name], times["gradnorm"]) | {"kernels": loops[name].kernels}
             found["solvers"].setdefault(name, {})[str(k)] = row
-    report("The sum of large gradients")
+    report("Sum and Gramian of large gradients")
     found["bandwidth"] = bandwidth(effort)
     return found
 
 
 # What is shown.
+
+
+def milliseconds(row: Mapping[str, Any]) -> str:
+    return f"{row['microseconds'] / 1000:.3g}"
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
@@ -158,9 +181,11 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
         [f"`{name}`", *(f"{row['microseconds']:.3g}" for row in by_size.values())]
         for name, by_size in figures["solvers"].items()
     ]
-    sums = [
-        [name, f"{row['gigabytes_a_second']:.1f}", f"{row['microseconds'] / 1000:.1f}"]
-        for name, row in figures["bandwidth"].items()
+    large = figures["bandwidth"]
+    speeds = {name: row["gigabytes_a_second"] for name, row in large["rows"].items()}
+    products = [
+        [name, f"{speed:.3g}", f"{speed / speeds['copy']:.2f}", milliseconds(large["rows"][name])]
+        for name, speed in speeds.items()
     ]
     return [
         Table(
@@ -174,9 +199,11 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
             solvers,
         ),
         Table(
-            "Adding up K=4 stacked gradients of 64 MiB, against a copy of one",
-            ["", "GB/s read and written", "milliseconds"],
-            sums,
+            f"Sum and Gramian of K stacked gradients of {large['mebibytes']:.3g} MiB, against a "
+            "copy of one",
+            ["", "GB/s", "over the copy's", "milliseconds"],
+            products,
+            "Bytes that have to be read and written, gradients and sum once each, over the time.",
         ),
     ]
 

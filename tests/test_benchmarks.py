@@ -202,11 +202,13 @@ def test_small_runs(part, monkeypatch):
     plt.close(figure)
 
 
-def test_a_bandwidth_is_bytes_over_time():
-    found = alone.bandwidth(1e-3, num_losses=3, entries=1000)
-    for name, arrays in (("copy", 2), ("combine", 4)):
-        wanted = arrays * 4 * 1000 / (found[name]["microseconds"] * 1e-6) / 1e9
-        assert found[name]["gigabytes_a_second"] == pytest.approx(wanted, rel=1e-6)
+def test_a_bandwidth_is_bytes_over_time(monkeypatch):
+    monkeypatch.setattr(alone, "NUMBERS", (3,))
+    found = alone.bandwidth(1e-3, entries=1000)["rows"]
+    assert list(found) == ["copy", "sum, K=3", "Gramian, K=3"]
+    for row, arrays in zip(found.values(), (2, 4, 3), strict=True):
+        wanted = arrays * 4 * 1000 / (row["microseconds"] * 1e-6) / 1e9
+        assert row["gigabytes_a_second"] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_page_is_what_was_measured():
