@@ -218,6 +218,12 @@ def test_the_page_is_what_was_measured():
     )
 
 
+def test_the_page_ends_with_what_was_measured_on_a_gpu():
+    wanted = (ROOT / "benchmarks" / "results" / "h100.md").read_text()
+    assert (ROOT / "docs" / "benchmarks.md").read_text().endswith("\n\n" + wanted)
+    assert main.page({"kernels": REPORTS["kernels"]}, "a.png").endswith("\n\n" + wanted)
+
+
 def test_the_figures_were_measured_in_full():
     assert all(report["effort"] >= 1.0 for report in REPORTS.values())
     rows = REPORTS["cost"]["figures"]
