@@ -73,8 +73,8 @@ def page(reports: Reports, picture: str) -> str:
     sections = [
         "# What it costs",
         "This page is written by `python -m benchmarks`, from its JSON; only the last section is "
-        "typed in. Programs take turns in one process, so that what else the machine does meets all of "
-        "them; ratios are medians over the turns. How reliable training is stands in "
+        "typed in. Programs take turns in one process, so that what else the machine does meets "
+        "all of them; ratios are medians over the turns. How reliable training is stands in "
         "[reliability.md](reliability.md), which method is good for what in "
         "[evidence.md](evidence.md).",
         f"![Ratios of time, growth, and the weights alone]({picture})",

@@ -61,8 +61,8 @@ def gpu_sentence(reports: Mapping[str, Any]) -> str:
         "On an H100 version 0.1 took [1.02 to 1.06 times the time of plain]"
         f"({page}#on-an-h100-version-01) for steps of 2 milliseconds and more, and 10 microseconds "
         "a step in a scan or 60 to 125 a call above plain for small ones; the present version, "
-        f"which has not been timed on a GPU, [launches {min(more)} to {max(more)} kernels more than "
-        f"a softmax by hand]({page}#kernels-on-a-gpu), and no loop or branch."
+        f"which has not been timed on a GPU, [launches {min(more)} to {max(more)} kernels more "
+        f"than a softmax by hand]({page}#kernels-on-a-gpu), and no loop or branch."
     )
 
 

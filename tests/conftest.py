@@ -10,6 +10,8 @@ import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Several worker processes share one GPU; on a CPU it means nothing.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 with jaxtyping.install_import_hook("softadapt_optax", "beartype.beartype"):
     import softadapt_optax  # noqa: F401
@@ -36,6 +38,13 @@ def programs_are_let_go() -> Iterator[None]:
     yield
     if holds_many_memory_maps():
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def products_are_exact() -> None:
+    """On an accelerator matrix products of float32 are rounded to TF32 or bfloat16 else."""
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture

@@ -96,15 +96,22 @@ def test_the_readme_has_two_commands_of_one_line():
     assert re.fullmatch(r"pip install -e \S+ && python -m pytest\n", tests)
 
 
+def anchors_of(text):
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
 def test_links_into_the_repository_lead_somewhere():
     links = re.findall(r"\]\(([^)]+)\)", README)
     local = [link for link in links if not link.startswith("http")]
-    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
-    anchors = {"#" + heading.replace(" ", "-") for heading in plain}
     assert local
     for link in local:
-        assert link in anchors if link.startswith("#") else (ROOT / link).exists(), link
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if anchor:
+            text = (ROOT / path).read_text() if path else README
+            assert anchor in anchors_of(text), link
 
 
 def test_the_check_of_links_sees_what_is_broken(tmp_path):
