@@ -105,7 +105,9 @@ def deep_model(num_parameters: int, num_losses: int = 4) -> Model:
 
 
 def free_bytes() -> float:
-    """Of the computer's memory, as far as that is known."""
+    """Of the device's memory, as far as that is known."""
+    if stats := jax.devices()[0].memory_stats():  # a CPU has none
+        return stats["bytes_limit"] - stats["bytes_in_use"]
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
