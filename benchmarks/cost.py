@@ -87,6 +87,8 @@ def weightings(model: Model) -> dict[str, optax.GradientTransformationExtraArgs]
         "pcgrad": sa.pcgrad(k, shared=shared),
         "mgda": sa.mgda(k, shared=shared),
         "mgda, every=100": sa.mgda(k, shared=shared, every=100),
+        "hypergradient": sa.hypergradient(k),
+        "hypergradient, every=10": sa.hypergradient(k, every=10),
     }
 
 
@@ -264,11 +266,11 @@ A training step with Adam, over the same step on the summed loss ("plain"). Time
 the turns, with its quartiles, of a program's time to that of plain in the same turn, and the
 microseconds above plain that of their difference; "plain again" shows the noise of the machine.
 Flops, temporary memory and kernels (fused loops, and what is called besides, such as matrix
-products) are the compiler's counts for one step; with `every=100` they hold both branches. By hand:
-`jax.vjp` with weights as its cotangent, from the losses ("one pass") or from their slopes
-("SoftAdapt", with a history and a count as state and nothing else); `jax.jacrev` and `tensordot`
-with the weights of one pass; or `vmap` of the pullback, the Gramian by matrix products and
-`tensordot`."""
+products) are the compiler's counts for one step; with `every` they hold both branches. The target
+of `hypergradient` is a loss of another batch of the same size. By hand: `jax.vjp` with weights as
+its cotangent, from the losses ("one pass") or from their slopes ("SoftAdapt", with a history and a
+count as state and nothing else); `jax.jacrev` and `tensordot` with the weights of one pass; or
+`vmap` of the pullback, the Gramian by matrix products and `tensordot`."""
 
 PART = Part("cost", "Cost of a step", ABOUT, measure, tables, draw, height)
 

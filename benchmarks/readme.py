@@ -42,10 +42,12 @@ def cost_of_a_step(reports: Mapping[str, Any]) -> Table:
                 f"{ratios['mgda']:.2f}",
                 f"{ratios['mgda, every=100']:.2f}",
                 f"{ratios[VMAP]:.2f}",
+                f"{ratios['hypergradient, every=10']:.2f}",
             ]
         )
     columns = ["model", "the sum again (noise)", "`softadapt`", "the six others on losses"]
     columns += ["by hand: one pass", "`mgda`", "`mgda`, `every=100`", "by hand: `vmap`"]
+    columns += ["`hypergradient`, `every=10`"]
     return Table("Time of a step over that on the summed loss", columns, cells)
 
 

@@ -132,6 +132,7 @@ def fixed(ratio: float) -> optax.GradientTransformationExtraArgs:
 
 
 def following(name: str, target: Callable[[jax.Array], jax.Array]) -> Method:
+    """Weights that follow this target."""
     return Method(f"target: {name}", sa.hypergradient(2), target=target)
 
 
