@@ -248,7 +248,7 @@ def network(heads: dict[str, int], key: jax.Array) -> dict[str, Any]:
 
 
 def dense(params: Any, inputs: jax.Array) -> jax.Array:
-    return inputs @ params["kernel"] + params["bias"]
+    return inputs @ params["kernel"] + params["bias"][None]
 
 
 def features(params: Any, images: jax.Array) -> jax.Array:
@@ -276,13 +276,17 @@ def squared_error(output: jax.Array, target: jax.Array) -> jax.Array:
 # Data.
 
 
+@functools.cache
+def all_digits() -> Digits:
+    data = sklearn.datasets.load_digits()
+    return Digits((data.data / 16.0).astype(np.float32), data.target)
+
+
 def parts_of(seed: int, *sizes: int) -> list[Digits]:
     """Sets of digits that share none; after those of the sizes the rest."""
-    data = sklearn.datasets.load_digits()
-    order = np.random.default_rng(seed).permutation(len(data.target))
-    images, labels = (data.data / 16.0).astype(np.float32)[order], data.target[order]
-    bounds = np.cumsum(sizes)
-    pairs = zip(np.split(images, bounds), np.split(labels, bounds), strict=True)
+    order = np.random.default_rng(seed).permutation(len(all_digits().labels))
+    images, labels = (np.split(leaf[order], np.cumsum(sizes)) for leaf in all_digits())
+    pairs = zip(images, labels, strict=True)
     return [Digits(*pair) for pair in pairs]
 
 

@@ -89,14 +89,16 @@ FOLLOWING = {
     "hypergradient": Row(lambda s: sa.hypergradient(s.num_losses), every=1),
     "hypergradient, every=10": Row(lambda s: sa.hypergradient(s.num_losses, every=10), every=10),
 }
+THEN_FIXED = {f"{name}, then fixed": name for name in FOLLOWING}  # a new run, at its last weights
 ROWS = {
     PLAIN: Row(evidence.METHODS[PLAIN].make),
     GRID: Row(evidence.METHODS[FIXED].make),
     RANDOM: Row(evidence.METHODS[FIXED].make),
     **METHODS,
     **FOLLOWING,
+    **dict.fromkeys(THEN_FIXED, Row(evidence.METHODS[FIXED].make)),
 }
-QUICK = (PLAIN, GRID, RANDOM, "mgda", *FOLLOWING)  # what is run then
+QUICK = (PLAIN, GRID, RANDOM, "mgda", *FOLLOWING, *THEN_FIXED)  # what is run then
 
 
 # What they cost.
@@ -133,14 +135,24 @@ def flop_ratio(row: Row, task: Task, plain: float, weighted: float) -> float:
     return (found + (every - 1) * weighted) / every / plain
 
 
+def in_all(of_run: dict[str, float], runs: int, before: dict[str, Any] | None) -> dict[str, float]:
+    """The cost of a row's runs, and of the run that they need before."""
+    return {name: runs * each + (before[name] if before else 0.0) for name, each in of_run.items()}
+
+
 # Choices.
 
 
-def configurations(name: str, problem: Problem) -> np.ndarray:
-    """(learning rate, weights), shape [configurations, seeds, 1 + K], rate by rate."""
+def configurations(name: str, problem: Problem, rows: dict[str, dict[str, Any]]) -> np.ndarray:
+    """(learning rate, weights), shape [configurations, seeds, 1 + K], rate by rate.
+
+    The rows are those that have been run before.
+    """
     num_seeds, num_losses = problem.num_seeds, len(problem.losses)
     if name == RANDOM:
         points = drawn_points(problem.ratios, (drawn_runs(), num_seeds), seed=0)
+    elif name in THEN_FIXED:
+        points = np.asarray(rows[THEN_FIXED[name]]["weights"])[None]
     else:
         found = points_of(problem.ratios) if name == GRID else np.ones((1, num_losses))
         points = np.repeat(found[:, None], num_seeds, axis=1)
@@ -164,25 +176,20 @@ def by_rate(validation: np.ndarray, test: np.ndarray, num_rates: int) -> list[fl
     return [float(picked(bounded(test, WORST), choose(found)).mean()) for found, test in pairs]
 
 
-def ratios_at_an_end(problem: Problem, weights: np.ndarray) -> int:
-    """Of weights [seeds, K], how many seeds have a ratio at the upper end of its grid.
-
-    Or at the lower one, if that is not 0.
-    """
-    found = weights[:, 1:] / weights[:, :1]
-    grids = [values[values > 0] if values[0] > 0 else values[1:] for values in problem.ratios]
-    ends = np.asarray([[np.max(values), 0.0] for values in grids])
-    return int(np.sum(np.any(np.isclose(found, ends[:, 0]), axis=1)))
+def at_an_end(problem: Problem, weights: np.ndarray) -> int:
+    """Of weights [seeds, K], for how many seeds a ratio is the largest of its grid."""
+    largest = np.asarray([np.max(values) for values in problem.ratios])
+    return int(np.sum(np.any(np.isclose(weights[:, 1:] / weights[:, :1], largest), axis=1)))
 
 
 # Running.
 
 
 def run_row(
-    name: str, problem: Problem, task: Task, advance: Callable[[float], None]
+    name: str, problem: Problem, task: Task, configs: np.ndarray, advance: Callable[[float], None]
 ) -> dict[str, Any]:
     """What the JSON holds of a row but for its cost: figures of each seed, weights on the way."""
-    row, configs = ROWS[name], configurations(name, problem)
+    row = ROWS[name]
     models = train(task, row.make, configs, row.every is not None, advance=advance)
     validation = judged(task, models.params, task.of_seeds.validation).cross_entropy
     test = judged(task, models.params, task.test)
@@ -234,11 +241,14 @@ def run(problem: Problem, quick: bool, progress: rich.progress.Progress) -> dict
         def advance(share: float, number: int = number) -> None:
             progress.advance(bar, number * share)
 
-        rows[name] = run_row(name, problem, task, advance) | {
-            "runs": number,
-            "evaluations": number * evaluations_of(ROWS[name], len(problem.losses)),
-            "flops": number * flop_ratio(ROWS[name], task, plain, weighted),
+        configs = configurations(name, problem, rows)
+        of_run = {
+            "runs": 1,
+            "evaluations": evaluations_of(ROWS[name], len(problem.losses)),
+            "flops": flop_ratio(ROWS[name], task, plain, weighted),
         }
+        rows[name] = run_row(name, problem, task, configs, advance)
+        rows[name] |= in_all(of_run, number, rows.get(THEN_FIXED.get(name, "")))
     progress.update(bar, description=problem.name)
     return with_comparisons(rows)
 
@@ -256,7 +266,7 @@ def report_of(problem: Problem, quick: bool, progress: rich.progress.Progress) -
         "rates": problem.rates,
         "steps": problem.steps,
         "seeds": problem.num_seeds,
-        "grid at an end": ratios_at_an_end(problem, np.asarray(rows[GRID]["weights"])),
+        "grid at an end": at_an_end(problem, np.asarray(rows[GRID]["weights"])),
         "rows": rows,
     }
     return common.restored(common.plain(report))
@@ -281,17 +291,14 @@ def written_weights(weights: Any) -> str:
 
 def cells_of(name: str, row: dict[str, Any]) -> tuple[str, ...]:
     against = row.get(f"against {GRID}")
-    difference = (
-        with_interval(against["difference"], against["interval"], "+.3f") if against else ""
-    )
     return (
         name,
         with_interval(row["mean"], row["interval"], ".3f"),
         f"{np.mean(row['errors']):.1f}",
-        difference,
+        written(against) if against else "",
         tally(row, GRID),
         tally(row, PLAIN),
-        f"{row['runs']}",
+        f"{row['runs']:.0f}",
         f"{row['evaluations']:.3g}",
         f"{row['flops']:.3g}",
         written_weights(row["weights"]),
@@ -314,7 +321,7 @@ def table_of(name: str, report: Report) -> common.Table:
 def rates_table(report: Report) -> common.Table:
     """Of the rows that matter, what each learning rate gives."""
     columns = ("row", *(f"{rate:g}" for rate in report["rates"]))
-    names = (PLAIN, GRID, RANDOM, *FOLLOWING)
+    names = (PLAIN, GRID, RANDOM, *FOLLOWING, *THEN_FIXED)
     cells = [(name, *(f"{v:.3f}" for v in report["rows"][name]["by rate"])) for name in names]
     return common.Table("Test cross entropy by learning rate", columns, cells)
 
@@ -339,19 +346,29 @@ def is_affordable(row: dict[str, Any]) -> bool:
     return max(row["evaluations"], row["flops"]) <= AFFORDABLE
 
 
-def reason(row: dict[str, Any]) -> str:
-    """Where a row is worse than the search: whether its weights are, or the choice of them."""
-    found = row["validation against"]
-    written = with_interval(found["difference"], found["interval"], "+.3f")
-    if found["verdict"] == "worse":
-        return (
-            f"It is worse on the validation digits too ({written}): there are fixed weights that a "
-            "look one step ahead does not find, as far as the best of many runs is not luck."
-        )
-    return (
-        f"On the validation digits it is not worse ({written}): the weights follow the target, but "
-        "what is gained there is not gained on the test digits."
+def reason(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Where a row is worse than the search: whether its last weights are, or how they came."""
+    then = next(rows[new] for new, old in THEN_FIXED.items() if old == name)
+    found, validation = then[f"against {GRID}"], rows[name]["validation against"]
+    beside = (
+        f"on the validation digits, where the best of many runs looks better than it is, the "
+        f"difference is {written(validation)}"
     )
+    if is_as_good(then):
+        why = (
+            f"A new run with its last weights is not worse ({written(found)}): the weights are as "
+            "good as those of the search, but come too late"
+        )
+    else:
+        why = (
+            f"A new run with its last weights is worse too ({written(found)}): a look one step "
+            "ahead does not find these weights"
+        )
+    return f"{why}; {beside}."
+
+
+def written(found: dict[str, Any]) -> str:
+    return with_interval(found["difference"], found["interval"], "+.3f")
 
 
 def verdict_of(report: Report) -> str:
@@ -363,12 +380,11 @@ def verdict_of(report: Report) -> str:
         goal = "reached" if is_good and is_affordable(row) else "not reached"
         quality = "not worse than" if is_good else "worse than"
         quality = "better than" if against["verdict"] == "better" else quality
-        difference = with_interval(against["difference"], against["interval"], "+.3f")
         parts.append(
-            f"**{name}: goal {goal}.** It is {quality} the grid search ({difference}), at "
+            f"**{name}: goal {goal}.** It is {quality} the grid search ({written(against)}), at "
             f"{row['flops']:.2f} plain runs where the search takes {grid['flops']:.0f}"
             + ("." if is_affordable(row) else f", more than the {AFFORDABLE:g} of the goal.")
-            + ("" if is_good else f" {reason(row)}")
+            + ("" if is_good else f" {reason(name, report['rows'])}")
         )
     return " ".join(parts)
 
@@ -515,6 +531,8 @@ def about(reports: dict[str, Report]) -> str:
         f"pass), with `every=10` as {sparse:.2f}. *Flops* are what the compiler counts in a step "
         "of one model over those of a step on the summed loss without the library; of a period "
         "the mean step.",
+        "**Then fixed** is a new run with the weights that a run ended with, and shows whether it "
+        "is they that are good or bad; it costs both runs.",
         f"**The random search** has the {drawn_runs()} runs that one run of `hypergradient` pays "
         "for, with log-uniform ratios between the ends of the grid's; with what `every=10` costs "
         "it would have one.",
@@ -533,11 +551,11 @@ def page(reports: dict[str, Report], picture: str) -> str:
     is_quick = any(report["quick"] for report in reports.values())
     if is_quick:
         parts.append("**A quick run: it shows that the script works and supports no verdict.**")
-    written = (
+    source = (
         "Written by `python -m benchmarks.targets`, from its JSON; nothing in it is typed by hand. "
         "Lower is better in every table."
     )
-    parts += [textwrap.fill(written, 100), about(reports)]
+    parts += [textwrap.fill(source, 100), about(reports)]
     parts += [] if is_quick else [goals_of(reports)]
     parts.append(f"![Cross entropy of each row, and weights over time]({picture})")
     for reference in (GRID, PLAIN):
