@@ -165,7 +165,7 @@ TASKS = {"diabetes": diabetes, "cancer": cancer, "wine": wine, "teachers": teach
 class Setting(NamedTuple):
     """How the weights follow the target."""
 
-    rate: float = 1e-2
+    rate: float = 3e-2
     every: int = 1
     b1: float = 0.9
     b2: float = 0.999
@@ -174,18 +174,18 @@ class Setting(NamedTuple):
     batch: int | None = BATCH  # of the validation data; None: all of them
     is_preconditioned: bool = False  # the target's gradient, by the root mean squares of Adam
     floor: float = 0.0  # of the shares of the weights
-    is_free: bool = False  # the first weight stays 1, the others are free
+    rule: str = "exponentiated"
     on_training: bool = False  # the target is the training loss on another batch
 
 
 SETTINGS: dict[str, Setting] = {
     "default": Setting(),
     "rate 0.003": Setting(rate=3e-3),
-    "rate 0.03": Setting(rate=3e-2),
+    "rate 0.01": Setting(rate=1e-2),
     "rate 0.1": Setting(rate=0.1),
     "every=10": Setting(every=10),
-    "every=10, rate 0.03": Setting(every=10, rate=3e-2),
-    "every=10, no faster steps": Setting(every=10, rate=1e-3),
+    "every=10, rate 0.1": Setting(every=10, rate=0.1),
+    "every=10, no faster steps": Setting(every=10, rate=3e-3),
     "every=50": Setting(every=50),
     "b1=0": Setting(b1=0.0),
     "b1=0.99": Setting(b1=0.99),
@@ -197,36 +197,59 @@ SETTINGS: dict[str, Setting] = {
     "validation batches of 8": Setting(batch=8),
     "preconditioned target": Setting(is_preconditioned=True),
     "floor of 1 %": Setting(floor=0.01),
-    "free scale": Setting(is_free=True),
+    "gradient by z": Setting(rule="by z"),
+    "gradient by z, rate 0.01": Setting(rule="by z", rate=1e-2),
+    "times the shares, not centred": Setting(rule="times shares"),
+    "off the direction of the step": Setting(rule="projected"),
+    "first weight 1, others free": Setting(rule="free"),
     "training loss as target": Setting(on_training=True),
 }
 
 
+def slopes_of(rule: str, components: Any, weights: jax.Array) -> jax.Array:
+    """What the optimizer of z is given.
+
+    "by z" is the gradient of the target after a step of gradient descent, "projected" that after a
+    step of a given length, as far as it goes along the combined gradient.
+    """
+    a, shares = components.alignments(), weights / jnp.sum(weights)
+    if rule == "exponentiated":
+        return -a
+    if rule == "by z":
+        return -shares * (a - jnp.sum(shares * a))
+    if rule == "projected":
+        along = components.gramian() @ weights  # the inner products with the combined gradient
+        length = jnp.sum(weights * a) / (jnp.sum(weights * along) + 1e-30)
+        return -shares * (a - length * along)
+    if rule == "free":
+        return jnp.where(jnp.arange(len(a)) == 0, 0.0, -weights * a)
+    return -shares * a
+
+
 def weighting(setting: Setting, num_losses: int) -> optax.GradientTransformationExtraArgs:
     """`sa.hypergradient`, or as much of it as a setting leaves."""
-    rate, every = setting.rate, setting.every
+    rate, every, floor = setting.rate, setting.every, setting.floor
     adam = optax.adam(rate, b1=setting.b1, b2=setting.b2, eps=1e-15)
-    if not (setting.sgd or setting.floor or setting.is_free):
+    inner = optax.sgd(rate) if setting.sgd else adam
+    if not (setting.sgd or floor or setting.rule != "exponentiated"):
         return sa.hypergradient(num_losses, adam, every=every)
 
     def weigh(z: jax.Array) -> jax.Array:
-        if setting.is_free:
+        if setting.rule == "free":
             return jnp.exp(z - z[0])
-        return num_losses * ((1 - num_losses * setting.floor) * jax.nn.softmax(z) + setting.floor)
+        return num_losses * ((1 - num_losses * floor) * jax.nn.softmax(z) + floor)
 
     def update(components: Any, state: Any) -> Any:
-        z, inner = state
-        alignments = -components.alignments()
-        slopes = jax.vjp(weigh, z)[1](alignments)[0]
+        z, inner_state = state
+        slopes = slopes_of(setting.rule, components, weigh(z))
         if setting.sgd:
-            slopes = slopes / (jnp.max(jnp.abs(alignments)) + 1e-15)
-        steps, inner = (optax.sgd(rate) if setting.sgd else adam).update(slopes, inner, z)
+            slopes = slopes / (jnp.max(jnp.abs(slopes)) + 1e-30)
+        steps, inner_state = inner.update(slopes, inner_state, z)
         z = optax.apply_updates(z, every * steps)
-        return weigh(z), (z, inner)
+        return weigh(z), (z, inner_state)
 
     def init(k: int) -> Any:
-        z = jnp.zeros(k)
-        return z, (optax.sgd(rate) if setting.sgd else adam).init(z)
+        return jnp.zeros(k), inner.init(jnp.zeros(k))
 
     return sa.balance(sa.Weighting(init, update), num_losses, every=every)
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_optimizer, size_of
-from softadapt_optax._reductions import max_over, sum_over
+from softadapt_optax._reductions import max_over
+from softadapt_optax._scaling import mean_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -47,16 +47,13 @@ def hypergradient(
       \frac{\partial V(x')}{\partial \alpha_k} = -\eta \, a_k + O(\eta^2), \qquad
       a_k = \langle \nabla f_k(x), \nabla V(x) \rangle.
 
-    With :math:`\alpha_k \propto q_k e^{z_k}`, q the ``priorities`` and p the weights over their
-    sum, the gradient of :math:`V(x')` by :math:`z_k` is, up to a positive factor,
-
-    .. math::
-
-      -p_k \Big( a_k - \sum_\ell p_\ell a_\ell \Big),
-
-    and z, which starts at 0, is stepped by an optimizer of its own inside the state, before the
-    weights of the step are made. A loss whose gradient points along that of the target gains
-    weight, one that points against it loses weight.
+    With :math:`\alpha_k \propto q_k e^{z_k}` and q the ``priorities`` an optimizer of its own
+    inside the state steps z, which starts at 0, with the gradient :math:`-a`, before the weights of
+    the step are made: an exponentiated gradient. A loss whose gradient points along that of the target gains weight,
+    one that points against it loses weight, each in the measure of its own alignments so far, if
+    the optimizer is Adam. (The gradient by z itself, :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)`
+    with the shares p, does worse: it takes from losses whose gradients are small, since they make
+    the step shorter, and forgets those whose shares are.)
 
     ``update`` needs ``target``, :math:`\nabla V(x)`, a pytree like the parameters, or a function
     of ``params`` that returns it, which is called only where it is due:
@@ -74,7 +71,7 @@ def hypergradient(
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
       optimizer: the Optax optimizer of z, one that needs gradients only. Default:
-        ``optax.adam(1e-2)`` with an epsilon of 1e-15, so that the scale of the losses does not
+        ``optax.adam(0.03)`` with an epsilon of 1e-15, so that the scale of the losses does not
         matter.
       weight_sum: the sum of the weights, > 0. Default: K, that of a plain sum of losses.
       priorities: q in any scale, >= 0, the weights to start from: K numbers, in order or by name,
@@ -118,7 +115,9 @@ def hypergradient(
       True
 
     References:
-      The gradient of the loss after a step by what weighs its parts: Baydin, Cornish, Martinez
+      The exponentiated gradient: Kivinen and Warmuth, `Exponentiated Gradient versus Gradient
+      Descent for Linear Predictors <https://doi.org/10.1006/inco.1996.2612>`_, 1997. The gradient
+      of the loss after a step by what weighs its parts: Baydin, Cornish, Martinez
       Rubio, Schmidt and Wood, `Online Learning Rate Adaptation with Hypergradient Descent
       <https://arxiv.org/abs/1703.04782>`_, 2018, for the learning rate; Ren, Zeng, Yang and
       Urtasun, `Learning to Reweight Examples for Robust Deep Learning
@@ -128,7 +127,7 @@ def hypergradient(
       2019, and Liu, James, Davison and Johns, `Auto-Lambda: Disentangling Dynamic Task
       Relationships <https://arxiv.org/abs/2202.03091>`_, 2022, for tasks.
     """
-    optimizer = optax.adam(1e-2, eps=1e-15) if optimizer is None else optimizer
+    optimizer = optax.adam(0.03, eps=1e-15) if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
 
     def init(num_losses: int) -> HypergradientState:
@@ -139,13 +138,11 @@ def hypergradient(
         components: Components, state: HypergradientState
     ) -> tuple[Float[Array, " K"], HypergradientState]:
         z, is_counted = state.logits, components.counted
-        shares = _exponentials(z, is_counted) * components.priorities
-        shares = shares / jnp.maximum(sum_over(shares), float(np.finfo(shares.dtype).tiny))
-        alignments = components.alignments()
-        slopes = shares * (sum_over(shares * alignments) - alignments)
+        slopes = -components.alignments()
         steps, optimizer_state = optimizer.update(slopes, state.logit_optimizer_state, z)
-        z = optax.apply_updates(z, every * steps)
-        z = jnp.where(is_counted, z, state.logits)
+        # What all have in common changes no weight, but those of losses that are left out.
+        steps = jnp.where(is_counted, every * (steps - mean_of(steps, is_counted)), 0.0)
+        z = optax.apply_updates(z, steps)
         return _exponentials(z, is_counted), HypergradientState(z, optimizer_state)
 
     return balance(

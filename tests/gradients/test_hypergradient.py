@@ -190,10 +190,8 @@ def weights_by_hand(alignments, q, rate, every, weight_sum):
     shares_of = lambda z: q * np.exp(z) / np.sum(q * np.exp(z))
     for step, a in enumerate(alignments):
         if step == 0 or (step + 1) % every == 0:
-            p = shares_of(z)
-            slopes = -p * (a - p @ a)
             is_due = (step + 1) % every == 0
-            stepped = z + adam_steps(slopes, rate, memory if is_due else dict(memory), every)
+            stepped = z + adam_steps(-a, rate, memory if is_due else dict(memory), every)
             weights = weight_sum * shares_of(stepped)
             z = stepped if is_due else z
         found.append(weights)
@@ -219,7 +217,7 @@ def test_weights_are_those_of_the_oracle(every, in_units):
     values = jnp.asarray(gradients, jnp.float32), jnp.asarray(target, jnp.float32)
     _, (weights, h) = jax.jit(lambda: jax.lax.scan(step, tx.init(None), values))()
     alignments = np.einsum("skp,sp->sk", gradients, target) / units
-    wanted = weights_by_hand(alignments, q, 1e-2, every, 2.0) / units
+    wanted = weights_by_hand(alignments, q, 0.03, every, 2.0) / units
     np.testing.assert_allclose(weights, wanted, rtol=2e-5)
     np.testing.assert_allclose(h, np.einsum("sk,skp->sp", wanted, gradients), rtol=1e-4, atol=1e-5)
 
@@ -235,7 +233,7 @@ def quadratics(params):
 
 
 def trained(target_of, steps=20, **options):
-    tx = optax.chain(sa.hypergradient(2, optax.sgd(0.1), **options), optax.sgd(1e-2))
+    tx = optax.chain(sa.hypergradient(2, optax.sgd(1e-3), **options), optax.sgd(1e-2))
 
     def step(carry, step):
         params, state = carry
@@ -256,7 +254,7 @@ def test_a_function_is_as_good_as_its_gradient():
         (_, state), weights = trained(lambda params, step: TARGET, every=every)
         (_, other), wanted = trained(lambda params, step: TARGET(params), every=every)
         np.testing.assert_array_equal(weights, wanted)
-        assert weights[-1, 1] > 1.2 > 0.8 > weights[-1, 0]  # sorted: harms, helps
+        assert weights[-1, 1] > 1.1 > 0.9 > weights[-1, 0]  # sorted: harms, helps
         jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
