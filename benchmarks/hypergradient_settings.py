@@ -165,7 +165,7 @@ TASKS = {"diabetes": diabetes, "cancer": cancer, "wine": wine, "teachers": teach
 class Setting(NamedTuple):
     """How the weights follow the target."""
 
-    rate: float = 3e-2
+    rate: float = 2e-2
     every: int = 1
     b1: float = 0.9
     b2: float = 0.999
@@ -182,10 +182,10 @@ SETTINGS: dict[str, Setting] = {
     "default": Setting(),
     "rate 0.003": Setting(rate=3e-3),
     "rate 0.01": Setting(rate=1e-2),
+    "rate 0.05": Setting(rate=5e-2),
     "rate 0.1": Setting(rate=0.1),
     "every=10": Setting(every=10),
-    "every=10, rate 0.1": Setting(every=10, rate=0.1),
-    "every=10, no faster steps": Setting(every=10, rate=3e-3),
+    "every=10, no faster steps": Setting(every=10, rate=2e-3),
     "every=50": Setting(every=50),
     "b1=0": Setting(b1=0.0),
     "b1=0.99": Setting(b1=0.99),
@@ -198,7 +198,7 @@ SETTINGS: dict[str, Setting] = {
     "preconditioned target": Setting(is_preconditioned=True),
     "floor of 1 %": Setting(floor=0.01),
     "gradient by z": Setting(rule="by z"),
-    "gradient by z, rate 0.01": Setting(rule="by z", rate=1e-2),
+    "gradient by z, rate 0.1": Setting(rule="by z", rate=0.1),
     "times the shares, not centred": Setting(rule="times shares"),
     "off the direction of the step": Setting(rule="projected"),
     "first weight 1, others free": Setting(rule="free"),

@@ -517,9 +517,9 @@ def about(reports: dict[str, Report]) -> str:
         "**Nothing is chosen on test digits.** For each row and seed the learning rate, for the "
         "searches rate and weights together, are those with the least cross entropy of the "
         "validation digits at the end of training. The test digits are all that are left. "
-        "`hypergradient` has its defaults. Their rate was first seen to work on a draft of the "
-        "first two problems, with another network, and no option was chosen by these figures; "
-        "`benchmarks.hypergradient_settings` compares options on other data.",
+        "`hypergradient` has its defaults. They were chosen on the other data of "
+        "`benchmarks.hypergradient_settings`, after its first rule had fallen behind the search "
+        "there, and in a short look on these problems too.",
         f"**Data and training.** Scikit-learn's digits, 8 x 8 pixels. A trunk {PIXELS}-{HIDDEN}-"
         f"{FEATURES} (ReLU) with a linear layer for each output; Adam with a cosine decay, batches "
         f"of {BATCH} drawn with replacement unless it says otherwise, of the validation digits "

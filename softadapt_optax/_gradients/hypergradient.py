@@ -49,11 +49,11 @@ def hypergradient(
 
     With :math:`\alpha_k \propto q_k e^{z_k}` and q the ``priorities`` an optimizer of its own
     inside the state steps z, which starts at 0, with the gradient :math:`-a`, before the weights of
-    the step are made: an exponentiated gradient. A loss whose gradient points along that of the target gains weight,
-    one that points against it loses weight, each in the measure of its own alignments so far, if
-    the optimizer is Adam. (The gradient by z itself, :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)`
-    with the shares p, does worse: it takes from losses whose gradients are small, since they make
-    the step shorter, and forgets those whose shares are.)
+    the step are made: an exponentiated gradient. A loss whose gradient points along that of the
+    target gains weight, one that points against it loses weight, each in the measure of its own
+    alignments so far, if the optimizer is Adam. (The gradient by z itself, :math:`-p_k (a_k -
+    \sum_\ell p_\ell a_\ell)` with the shares p, does worse: it takes from losses whose gradients
+    are small, since they make the step shorter, and forgets those whose shares are.)
 
     ``update`` needs ``target``, :math:`\nabla V(x)`, a pytree like the parameters, or a function
     of ``params`` that returns it, which is called only where it is due:
@@ -71,7 +71,7 @@ def hypergradient(
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
       optimizer: the Optax optimizer of z, one that needs gradients only. Default:
-        ``optax.adam(0.03)`` with an epsilon of 1e-15, so that the scale of the losses does not
+        ``optax.adam(0.02)`` with an epsilon of 1e-15, so that the scale of the losses does not
         matter.
       weight_sum: the sum of the weights, > 0. Default: K, that of a plain sum of losses.
       priorities: q in any scale, >= 0, the weights to start from: K numbers, in order or by name,
@@ -127,7 +127,7 @@ def hypergradient(
       2019, and Liu, James, Davison and Johns, `Auto-Lambda: Disentangling Dynamic Task
       Relationships <https://arxiv.org/abs/2202.03091>`_, 2022, for tasks.
     """
-    optimizer = optax.adam(0.03, eps=1e-15) if optimizer is None else optimizer
+    optimizer = optax.adam(0.02, eps=1e-15) if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
 
     def init(num_losses: int) -> HypergradientState:

@@ -217,7 +217,7 @@ def test_weights_are_those_of_the_oracle(every, in_units):
     values = jnp.asarray(gradients, jnp.float32), jnp.asarray(target, jnp.float32)
     _, (weights, h) = jax.jit(lambda: jax.lax.scan(step, tx.init(None), values))()
     alignments = np.einsum("skp,sp->sk", gradients, target) / units
-    wanted = weights_by_hand(alignments, q, 0.03, every, 2.0) / units
+    wanted = weights_by_hand(alignments, q, 0.02, every, 2.0) / units
     np.testing.assert_allclose(weights, wanted, rtol=2e-5)
     np.testing.assert_allclose(h, np.einsum("sk,skp->sp", wanted, gradients), rtol=1e-4, atol=1e-5)
 
