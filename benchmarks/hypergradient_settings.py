@@ -174,7 +174,7 @@ class Setting(NamedTuple):
     batch: int | None = BATCH  # of the validation data; None: all of them
     is_preconditioned: bool = False  # the target's gradient, by the root mean squares of Adam
     floor: float = 0.0  # of the shares of the weights
-    rule: str = "exponentiated"
+    rule: str = "by logarithm"
     on_training: bool = False  # the target is the training loss on another batch
 
 
@@ -197,9 +197,9 @@ SETTINGS: dict[str, Setting] = {
     "validation batches of 8": Setting(batch=8),
     "preconditioned target": Setting(is_preconditioned=True),
     "floor of 1 %": Setting(floor=0.01),
-    "gradient by z": Setting(rule="by z"),
-    "gradient by z, rate 0.1": Setting(rule="by z", rate=0.1),
-    "times the shares, not centred": Setting(rule="times shares"),
+    "at a constant sum": Setting(rule="constant sum"),
+    "at a constant sum, rate 0.1": Setting(rule="constant sum", rate=0.1),
+    "exponentiated gradient": Setting(rule="exponentiated"),
     "off the direction of the step": Setting(rule="projected"),
     "first weight 1, others free": Setting(rule="free"),
     "training loss as target": Setting(on_training=True),
@@ -209,13 +209,13 @@ SETTINGS: dict[str, Setting] = {
 def slopes_of(rule: str, components: Any, weights: jax.Array) -> jax.Array:
     """What the optimizer of z is given.
 
-    "by z" is the gradient of the target after a step of gradient descent, "projected" that after a
-    step of a given length, as far as it goes along the combined gradient.
+    "constant sum" is the gradient of the target after a step of gradient descent, "projected" that
+    after a step of a given length, as far as it goes along the combined gradient.
     """
     a, shares = components.alignments(), weights / jnp.sum(weights)
     if rule == "exponentiated":
         return -a
-    if rule == "by z":
+    if rule == "constant sum":
         return -shares * (a - jnp.sum(shares * a))
     if rule == "projected":
         along = components.gramian() @ weights  # the inner products with the combined gradient
@@ -231,7 +231,7 @@ def weighting(setting: Setting, num_losses: int) -> optax.GradientTransformation
     rate, every, floor = setting.rate, setting.every, setting.floor
     adam = optax.adam(rate, b1=setting.b1, b2=setting.b2, eps=1e-15)
     inner = optax.sgd(rate) if setting.sgd else adam
-    if not (setting.sgd or floor or setting.rule != "exponentiated"):
+    if not (setting.sgd or floor or setting.rule != "by logarithm"):
         return sa.hypergradient(num_losses, adam, every=every)
 
     def weigh(z: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_optimizer, size_of
 from softadapt_optax._reductions import max_over
-from softadapt_optax._scaling import mean_of
+from softadapt_optax._scaling import mean_of, sum_to_one
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -47,13 +47,20 @@ def hypergradient(
       \frac{\partial V(x')}{\partial \alpha_k} = -\eta \, a_k + O(\eta^2), \qquad
       a_k = \langle \nabla f_k(x), \nabla V(x) \rangle.
 
-    With :math:`\alpha_k \propto q_k e^{z_k}` and q the ``priorities`` an optimizer of its own
-    inside the state steps z, which starts at 0, with the gradient :math:`-a`, before the weights of
-    the step are made: an exponentiated gradient. A loss whose gradient points along that of the
-    target gains weight, one that points against it loses weight, each in the measure of its own
-    alignments so far, if the optimizer is Adam. (The gradient by z itself, :math:`-p_k (a_k -
-    \sum_\ell p_\ell a_\ell)` with the shares p, does worse: it takes from losses whose gradients
-    are small, since they make the step shorter, and forgets those whose shares are.)
+    With :math:`\alpha_k \propto q_k e^{z_k}`, q the ``priorities`` and p the weights over their
+    sum, the gradient of :math:`V(x')` by the logarithm of each weight is, up to a factor that all
+    share,
+
+    .. math::
+
+      -p_k a_k,
+
+    and z, which starts at 0, is stepped by an optimizer of its own inside the state, before the
+    weights of the step are made and scaled to their sum. A loss whose gradient points along that of
+    the target gains weight, one that points against it loses weight, each in the measure of its own
+    alignments so far, if the optimizer is Adam. (The gradient at a constant sum,
+    :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)`, does worse: it takes from losses whose gradients
+    are small, since they make the step shorter.)
 
     ``update`` needs ``target``, :math:`\nabla V(x)`, a pytree like the parameters, or a function
     of ``params`` that returns it, which is called only where it is due:
@@ -115,9 +122,7 @@ def hypergradient(
       True
 
     References:
-      The exponentiated gradient: Kivinen and Warmuth, `Exponentiated Gradient versus Gradient
-      Descent for Linear Predictors <https://doi.org/10.1006/inco.1996.2612>`_, 1997. The gradient
-      of the loss after a step by what weighs its parts: Baydin, Cornish, Martinez
+      The gradient of the loss after a step by what weighs its parts: Baydin, Cornish, Martinez
       Rubio, Schmidt and Wood, `Online Learning Rate Adaptation with Hypergradient Descent
       <https://arxiv.org/abs/1703.04782>`_, 2018, for the learning rate; Ren, Zeng, Yang and
       Urtasun, `Learning to Reweight Examples for Robust Deep Learning
@@ -138,7 +143,8 @@ def hypergradient(
         components: Components, state: HypergradientState
     ) -> tuple[Float[Array, " K"], HypergradientState]:
         z, is_counted = state.logits, components.counted
-        slopes = -components.alignments()
+        shares = sum_to_one(_exponentials(z, is_counted), components.priorities)
+        slopes = -shares * components.alignments()
         steps, optimizer_state = optimizer.update(slopes, state.logit_optimizer_state, z)
         # What all have in common changes no weight, but those of losses that are left out.
         steps = jnp.where(is_counted, every * (steps - mean_of(steps, is_counted)), 0.0)

@@ -191,7 +191,9 @@ def weights_by_hand(alignments, q, rate, every, weight_sum):
     for step, a in enumerate(alignments):
         if step == 0 or (step + 1) % every == 0:
             is_due = (step + 1) % every == 0
-            stepped = z + adam_steps(-a, rate, memory if is_due else dict(memory), every)
+            stepped = z + adam_steps(
+                -shares_of(z) * a, rate, memory if is_due else dict(memory), every
+            )
             weights = weight_sum * shares_of(stepped)
             z = stepped if is_due else z
         found.append(weights)
@@ -233,7 +235,7 @@ def quadratics(params):
 
 
 def trained(target_of, steps=20, **options):
-    tx = optax.chain(sa.hypergradient(2, optax.sgd(1e-3), **options), optax.sgd(1e-2))
+    tx = optax.chain(sa.hypergradient(2, optax.sgd(5e-3), **options), optax.sgd(1e-2))
 
     def step(carry, step):
         params, state = carry
