@@ -174,7 +174,7 @@ class Setting(NamedTuple):
     batch: int | None = BATCH  # of the validation data; None: all of them
     is_preconditioned: bool = False  # the target's gradient, by the root mean squares of Adam
     floor: float = 0.0  # of the shares of the weights
-    rule: str = "by logarithm"
+    rule: str = "exponentiated"
     on_training: bool = False  # the target is the training loss on another batch
 
 
@@ -199,7 +199,7 @@ SETTINGS: dict[str, Setting] = {
     "floor of 1 %": Setting(floor=0.01),
     "at a constant sum": Setting(rule="constant sum"),
     "at a constant sum, rate 0.1": Setting(rule="constant sum", rate=0.1),
-    "exponentiated gradient": Setting(rule="exponentiated"),
+    "by the logarithms": Setting(rule="by logarithm"),
     "off the direction of the step": Setting(rule="projected"),
     "first weight 1, others free": Setting(rule="free"),
     "training loss as target": Setting(on_training=True),
@@ -231,7 +231,7 @@ def weighting(setting: Setting, num_losses: int) -> optax.GradientTransformation
     rate, every, floor = setting.rate, setting.every, setting.floor
     adam = optax.adam(rate, b1=setting.b1, b2=setting.b2, eps=1e-15)
     inner = optax.sgd(rate) if setting.sgd else adam
-    if not (setting.sgd or floor or setting.rule != "by logarithm"):
+    if not (setting.sgd or floor or setting.rule != "exponentiated"):
         return sa.hypergradient(num_losses, adam, every=every)
 
     def weigh(z: jax.Array) -> jax.Array:

@@ -81,7 +81,7 @@ def balance(
     ``target`` is the gradient of one more loss, a pytree like the parameters, for methods that ask
     for ``Components.alignments``, the inner products of the K gradients with it
     (:func:`hypergradient`); or a function of ``params`` that returns it, called with ``every=m`` in
-    one step of m only. Other methods ignore it.
+    the first step and then in one of m only. Other methods ignore it.
 
     A step whose losses, or what the method makes of them and of the gradients, are not all
     finite keeps the weights and the weighting's state of the step before. A gradient that is
@@ -219,7 +219,7 @@ def balance(
         check_like(state, jax.eval_shape(init_fn, None), _OTHER_STATE)
         grads = taken(updates, losses, params, size, names, is_ordered)
         is_present = presence(present, grads, names, is_ordered)
-        target_fn = target_fn_of(target, params, options().needs.target)
+        target_fn = target_fn_of(target, params, options().needs.target, extra_args)
         return _step(options(), grads, is_present, state, params, target_fn)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -127,6 +127,7 @@ def _components(
         priorities=jnp.where(seen.counted, seen.factors, 0.0),
         is_new=seen.is_new,
         record_counts=seen.record_counts.astype(jnp.int32),
+        is_due=seen.is_due,
         step=state.step_count if is_kept(state.step_count) else jnp.zeros((), dtype=jnp.int32),
         gramian=lambda: products.gramian,
         squared_norms=lambda: products.squared_norms,

@@ -15,29 +15,61 @@ def leaves_of_direction(direction: PyTree, params: PyTree) -> list[Array]:
     structures: list[Any] = [jax.tree.structure(tree) for tree in (direction, params)]
     if structures[0] != structures[1] or list(found.values()) != list(wanted.values()):
         raise ValueError(
-            f"The target should be a gradient like the parameters, with leaves {_listed(wanted)}, "
-            f"got {type(direction).__name__} with leaves {_listed(found)}. Likely cause: "
-            f"{_cause(direction, found, wanted)}."
+            "The target, or direction, should be a gradient like the parameters, with leaves "
+            f"{_listed(wanted)}, got {type(direction).__name__} with leaves {_listed(found)}. "
+            f"Likely cause: {_cause(direction, found, wanted)}."
         )
     pairs = zip(jax.tree.leaves(direction), jax.tree.leaves(params), strict=True)
-    return [
-        jnp.asarray(leaf) for leaf, param in pairs if jnp.issubdtype(dtype_of(param), jnp.inexact)
-    ]
+    kinds = [(leaf, dtype_of(leaf), dtype_of(param)) for leaf, param in pairs]
+    trained = [kind for kind in kinds if jnp.issubdtype(kind[2], jnp.inexact)]
+    for _, dtype, wanted_dtype in trained:
+        is_real = not jnp.issubdtype(wanted_dtype, jnp.complexfloating)
+        if not jnp.issubdtype(dtype, jnp.floating if is_real else jnp.inexact):
+            raise TypeError(
+                "The target, or direction, should have floating-point leaves like those of the "
+                f"parameters, {wanted_dtype}, got dtype {dtype}."
+            )
+    return [jnp.asarray(leaf) for leaf, *_ in trained]
 
 
-def _cause(direction: PyTree, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    if isinstance(direction, tuple) and len(direction) == 2 and jnp.ndim(direction[0]) == 0:
-        return "the pair of `jax.value_and_grad`, of which the gradient is the second"
+def _cause(direction: Any, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    if direction is None or isinstance(direction, str):
+        return f"{'None' if direction is None else 'a string'} in the place of a gradient"
+    if callable(direction) and jax.tree_util.all_leaves([direction]):
+        return "a function in the place of what it returns, `jax.grad(loss)(params)`"
+    if isinstance(direction, tuple) and len(direction) == 2:
+        if _is_number(direction[0]):
+            return "the pair of `jax.value_and_grad`, of which the gradient is the second"
+        if len(jax.tree.leaves(direction[0])) == len(wanted):
+            return "a pair of a gradient and something else, as `jax.grad(..., has_aux=True)` has"
     if list(found.values()) == [()]:
         return "the value of a loss in the place of its gradient, `jax.grad(loss)`"
-    if list(found) == list(wanted) and len({shape[:1] for shape in found.values()}) == 1:
+    if list(found.values()) == list(wanted.values()):
+        return (
+            "the same leaves in other containers, such as a `FrozenDict` for a dictionary or pure "
+            "arrays for the variables of Flax's NNX"
+        )
+    stacked = [shape[1:] for shape in found.values()]
+    if stacked == list(wanted.values()) and all(found.values()):
         return "several stacked gradients; it is the gradient of one loss"
-    return "a gradient by other parameters than those that are trained"
+    return (
+        "a gradient by other parameters than those that are trained, or without those of integer "
+        "dtype, which `jax.grad(..., allow_int=True)` keeps"
+    )
+
+
+def _is_number(leaf: Any) -> bool:
+    return jax.tree_util.all_leaves([leaf]) and jnp.ndim(leaf) == 0
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path): ()
+        if isinstance(leaf, str) or callable(leaf)
+        else jnp.shape(leaf)
+        for path, leaf in leaves
+    }
 
 
 def _listed(shapes: dict[str, tuple[int, ...]]) -> str:

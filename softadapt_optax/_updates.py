@@ -1,7 +1,7 @@
 """What ``update`` is given: checked, and brought to one form and one order."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import jax
@@ -103,24 +103,43 @@ def _refuse_presence(leaf: Any, names: Names | None) -> NoReturn:
 
 
 def target_fn_of(
-    target: Any, params: PyTree | None, is_needed: bool
+    target: Any, params: PyTree | None, is_needed: bool, others: Iterable[str]
 ) -> Callable[[], PyTree] | None:
-    """The target's gradient, as a function that is called only where the gradient is due."""
+    """The target's gradient, as a function that is called only where the gradient is due.
+
+    Args:
+      target: what `update` was given.
+      params: the parameters, if it was given them.
+      is_needed: whether the weighting asks for it.
+      others: the names of what else it was given, for the message.
+    """
     if not is_needed:
         return None
-    if target is None or isinstance(target, ComponentGrads):
-        raise TypeError(
-            "`target` should be the gradient of the loss that the weights follow, a pytree like "
-            "the parameters, or a function of the parameters that returns it, such as "
-            "`update(grads, opt_state, params, target=jax.grad(validation_loss))`, got "
-            f"{type(target).__name__}."
-        )
+    if target is None:
+        similar = [name for name in others if "target" in name]
+        cause = f" Did you mean `target` by `{similar[0]}`?" if similar else ""
+        if callable(params) and jax.tree_util.all_leaves([params]):
+            cause = " Likely cause: it was passed as `params`, which is a function."
+        raise TypeError(f"{_WANTED_TARGET}, got None.{cause}")
     is_function = isinstance(target, jax.tree_util.Partial) or jax.tree_util.all_leaves([target])
     if not (callable(target) and is_function):  # the gradient of a module may be callable too
-        return lambda: target
+        return lambda: _no_lazy(target)
     if params is None:
         raise ValueError("`params` should be passed to `update` if `target` is a function of them.")
-    return lambda: target(params)
+    return lambda: _no_lazy(target(params))
+
+
+_WANTED_TARGET = (
+    "`target` should be the gradient of the loss that the weights follow, a pytree like the "
+    "parameters, or a function of the parameters that returns it, such as `update(grads, "
+    "opt_state, params, target=jax.grad(validation_loss))`"
+)
+
+
+def _no_lazy(target: Any) -> Any:
+    if isinstance(target, ComponentGrads):
+        raise TypeError(f"{_WANTED_TARGET}, got `ComponentGrads`, which are those of K losses.")
+    return target
 
 
 def refuse_pair(updates: Any) -> None:

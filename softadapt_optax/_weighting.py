@@ -27,6 +27,8 @@ class Components(NamedTuple):
         what a state has of the others as it was; a method that makes its weights of the new
         state has to do so itself.
       record_counts: the number of records of each loss, this one included, shape [K], int32.
+      is_due: whether this is a record. If not, it is a look ahead, for a loss that is there for the
+        first time between two records, and the new state is not kept.
       step: the number of optimizer steps before this one, int32, for schedules.
       gramian: a function without arguments that gives the inner products of the K
         gradients, shape [K, K], zero for losses that are left out. They are computed only for
@@ -42,6 +44,7 @@ class Components(NamedTuple):
     priorities: Float[Array, " K"]
     is_new: Bool[Array, " K"]
     record_counts: Int[Array, " K"]
+    is_due: Bool[Array, ""]
     step: Int[Array, ""]
     gramian: Callable[[], Float[Array, "K K"]]
     squared_norms: Callable[[], Float[Array, " K"]]
@@ -149,6 +152,7 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
             priorities=ones,
             is_new=jnp.ones(num_losses, dtype=bool),
             record_counts=jnp.ones(num_losses, dtype=jnp.int32),
+            is_due=jnp.ones((), dtype=bool),
             step=step,
             gramian=lambda: zeros("gramian", num_losses, num_losses),
             squared_norms=lambda: zeros("squared_norms", num_losses),

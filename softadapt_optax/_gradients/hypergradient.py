@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_optimizer, size_of
 from softadapt_optax._reductions import max_over
-from softadapt_optax._scaling import mean_of, sum_to_one
+from softadapt_optax._scaling import mean_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -19,12 +19,14 @@ class HypergradientState(NamedTuple):
     """State of :func:`hypergradient`.
 
     Attributes:
-      logits: the learned z, shape [K].
+      logits: the learned z, shape [K]; each step has a mean of 0 over the losses present.
       logit_optimizer_state: state of the optimizer that learns them.
+      alignment_scale: the largest alignment of the first record that has one, 0 before.
     """
 
     logits: Float[Array, " K"]
     logit_optimizer_state: PyTree
+    alignment_scale: Float[Array, ""]
 
 
 def hypergradient(
@@ -47,20 +49,15 @@ def hypergradient(
       \frac{\partial V(x')}{\partial \alpha_k} = -\eta \, a_k + O(\eta^2), \qquad
       a_k = \langle \nabla f_k(x), \nabla V(x) \rangle.
 
-    With :math:`\alpha_k \propto q_k e^{z_k}`, q the ``priorities`` and p the weights over their
-    sum, the gradient of :math:`V(x')` by the logarithm of each weight is, up to a factor that all
-    share,
-
-    .. math::
-
-      -p_k a_k,
-
-    and z, which starts at 0, is stepped by an optimizer of its own inside the state, before the
-    weights of the step are made and scaled to their sum. A loss whose gradient points along that of
-    the target gains weight, one that points against it loses weight, each in the measure of its own
-    alignments so far, if the optimizer is Adam. (The gradient at a constant sum,
-    :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)`, does worse: it takes from losses whose gradients
-    are small, since they make the step shorter.)
+    With :math:`\alpha_k \propto q_k e^{z_k}` and q the ``priorities`` an optimizer of its own
+    inside the state steps z, which starts at 0, with the gradient :math:`-a`, before the weights of
+    the step are made: an exponentiated gradient. Off each step goes its mean over the losses that
+    are present, which changes no weight. With the default, Adam, each loss is measured by its own
+    alignments so far: whose gradient points along that of the target more steadily than those of
+    the others gains weight, and whose points against it loses weight. (The gradient by z itself,
+    :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)` with the shares p of the weights, does worse: it
+    takes from losses whose gradients are small, since they make the step shorter, and losses
+    whose shares have become small do not come back.)
 
     ``update`` needs ``target``, :math:`\nabla V(x)`, a pytree like the parameters, or a function
     of ``params`` that returns it, which is called only where it is due:
@@ -68,8 +65,8 @@ def hypergradient(
     is wanted in the end: a loss of data that the training losses do not see, in batches, or, where
     there are none, the training loss that matters, on another batch. Whatever K is, the
     K numbers :math:`a_k` are one forward-mode pass (inner products where gradients are stacked);
-    with the target's own gradient a step costs about twice that of plain training, and with
-    ``every=10`` a tenth more. The other arguments of ``update`` are those of :func:`balance`.
+    with the target's own gradient that is about as much as the step again, and with ``every=10``
+    about a seventh. The other arguments of ``update`` are those of :func:`balance`.
 
     It sees one step ahead: a learning rate far too large cannot be mended by weights, and a loss
     that pays off late looks useless.
@@ -78,8 +75,8 @@ def hypergradient(
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
       optimizer: the Optax optimizer of z, one that needs gradients only. Default:
-        ``optax.adam(0.02)`` with an epsilon of 1e-15, so that the scale of the losses does not
-        matter.
+        ``optax.adam(0.02)``. The alignments it sees are over the largest of the first record, so
+        that the scale of the losses does not matter.
       weight_sum: the sum of the weights, > 0. Default: K, that of a plain sum of losses.
       priorities: q in any scale, >= 0, the weights to start from: K numbers, in order or by name,
         or functions of the step (see :func:`balance`). Default: all 1.
@@ -87,7 +84,8 @@ def hypergradient(
         Default: none.
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: m, step z once in m steps, with the gradients and the target of the last of them, and
-        m times as far, so that it learns as fast as with m = 1. Static.
+        m times as far, so that it learns as fast as with m = 1. Until the first of these steps the
+        weights are the priorities. Static.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -132,24 +130,26 @@ def hypergradient(
       2019, and Liu, James, Davison and Johns, `Auto-Lambda: Disentangling Dynamic Task
       Relationships <https://arxiv.org/abs/2202.03091>`_, 2022, for tasks.
     """
-    optimizer = optax.adam(0.02, eps=1e-15) if optimizer is None else optimizer
+    optimizer = optax.adam(0.02) if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
 
     def init(num_losses: int) -> HypergradientState:
         logits = jnp.zeros(num_losses, dtype=float)
-        return HypergradientState(logits, optimizer.init(logits))
+        return HypergradientState(logits, optimizer.init(logits), jnp.zeros((), dtype=float))
 
     def update(
         components: Components, state: HypergradientState
     ) -> tuple[Float[Array, " K"], HypergradientState]:
         z, is_counted = state.logits, components.counted
-        shares = sum_to_one(_exponentials(z, is_counted), components.priorities)
-        slopes = -shares * components.alignments()
+        alignments = components.alignments()
+        scale = state.alignment_scale
+        scale = jnp.where(scale > 0, scale, max_over(jnp.abs(alignments)))
+        slopes = -alignments / jnp.where(scale > 0, scale, 1.0)
         steps, optimizer_state = optimizer.update(slopes, state.logit_optimizer_state, z)
-        # What all have in common changes no weight, but those of losses that are left out.
-        steps = jnp.where(is_counted, every * (steps - mean_of(steps, is_counted)), 0.0)
-        z = optax.apply_updates(z, steps)
-        return _exponentials(z, is_counted), HypergradientState(z, optimizer_state)
+        # What the steps have in common changes no weight, but those of losses that are absent.
+        steps = every * (steps - mean_of(steps, is_counted))
+        z = optax.apply_updates(z, jnp.where(is_counted & components.is_due, steps, 0.0))
+        return _exponentials(z, is_counted), HypergradientState(z, optimizer_state, scale)
 
     return balance(
         Weighting(init, update),

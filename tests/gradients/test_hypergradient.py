@@ -180,23 +180,19 @@ def adam_steps(slopes, rate, memory, every):
     m, v, count = memory.get("m", 0.0), memory.get("v", 0.0), memory.get("count", 0) + 1
     m, v = 0.9 * m + 0.1 * slopes, 0.999 * v + 0.001 * slopes**2
     memory.update(m=m, v=v, count=count)
-    scaled = m / (1 - 0.9**count) / (np.sqrt(v / (1 - 0.999**count)) + 1e-15)
-    return -rate * every * scaled
+    scaled = m / (1 - 0.9**count) / (np.sqrt(v / (1 - 0.999**count)) + 1e-8)
+    return -rate * every * (scaled - scaled.mean())
 
 
 def weights_by_hand(alignments, q, rate, every, weight_sum):
     """The weights after each step of alignments [steps, K], in float64."""
-    z, memory, found = np.zeros(len(q)), {}, []
+    z, memory, found, scale = np.zeros(len(q)), {}, [], None
     shares_of = lambda z: q * np.exp(z) / np.sum(q * np.exp(z))
     for step, a in enumerate(alignments):
-        if step == 0 or (step + 1) % every == 0:
-            is_due = (step + 1) % every == 0
-            stepped = z + adam_steps(
-                -shares_of(z) * a, rate, memory if is_due else dict(memory), every
-            )
-            weights = weight_sum * shares_of(stepped)
-            z = stepped if is_due else z
-        found.append(weights)
+        if (step + 1) % every == 0:
+            scale = scale or np.abs(a).max()
+            z = z + adam_steps(-a / scale, rate, memory, every)
+        found.append(weight_sum * shares_of(z))
     return np.array(found)
 
 
@@ -224,6 +220,65 @@ def test_weights_are_those_of_the_oracle(every, in_units):
     np.testing.assert_allclose(h, np.einsum("sk,skp->sp", wanted, gradients), rtol=1e-4, atol=1e-5)
 
 
+def weights_of(alignments, tx=None, present=None):
+    """The weights after each step of alignments [steps, K]."""
+    alignments = jnp.asarray(alignments, jnp.float32)
+    steps, num_losses = alignments.shape
+    tx = sa.hypergradient(num_losses) if tx is None else tx
+    present = np.ones((steps, num_losses), bool) if present is None else present
+
+    def step(state, values):
+        stacked, is_present = values[0][:, None], values[1]
+        _, state = tx.update(
+            stacked,
+            state,
+            losses=jnp.ones(num_losses),
+            target=jnp.ones(1),
+            present=is_present,
+        )
+        return state, sa.loss_weights(state)
+
+    run = jax.jit(lambda: jax.lax.scan(step, tx.init(None), (alignments, jnp.asarray(present))))
+    return np.asarray(run()[1])
+
+
+def test_losses_that_help_alike_keep_like_weights():
+    """Whatever their scales are; a rule with their shares in it would let one take all."""
+    weights = weights_of(np.tile([1.0, 100.0, 1.0], (2000, 1)))
+    np.testing.assert_allclose(weights, 1.0, atol=1e-2)
+    noisy = 1 + 0.5 * np.random.default_rng(0).normal(size=(2000, 3))
+    assert np.all(np.abs(np.log(weights_of(noisy))) < 1.5)
+
+
+def test_a_loss_comes_back_when_it_helps_and_the_others_no_longer_do():
+    noise = np.random.default_rng(0).normal(size=800)
+    alignments = np.stack([noise, np.ones(800)], axis=1)
+    alignments[:100] = [1.0, -1.0]
+    weights = weights_of(alignments)
+    assert weights[99, 1] < 0.1
+    assert weights[-1, 1] > 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_the_scale_of_losses_and_target_does_not_matter(scale):
+    alignments = np.random.default_rng(0).normal([0.5, 0.0, -0.5], size=(50, 3))
+    wanted = weights_of(alignments)
+    np.testing.assert_allclose(weights_of(scale * alignments), wanted, rtol=1e-3)
+    assert np.ptp(wanted[-1]) > 0.5
+
+
+def test_until_the_first_record_the_weights_are_the_priorities():
+    tx = sa.hypergradient(2, priorities=[3.0, 1.0], every=20)
+    weights = weights_of(np.tile([1.0, -1.0], (40, 1)), tx)
+    np.testing.assert_allclose(weights[:19], np.tile([1.5, 0.5], (19, 1)))
+    assert np.all(weights[19:, 0] > 1.6)
+    late = np.ones((40, 2), bool)
+    late[:25, 1] = False  # looked at between two records, which changes nothing for the other
+    weights = weights_of(np.tile([1.0, -1.0], (40, 1)), tx, late)
+    np.testing.assert_allclose(weights[:39, 0], 1.5)
+    np.testing.assert_allclose(weights[25:39, 1], 0.5)
+
+
 def test_the_sum_of_the_weights_is_the_number_of_losses():
     for num_losses in (K, ("a", "b", "c")):
         tx = sa.hypergradient(num_losses)
@@ -235,7 +290,7 @@ def quadratics(params):
 
 
 def trained(target_of, steps=20, **options):
-    tx = optax.chain(sa.hypergradient(2, optax.sgd(5e-3), **options), optax.sgd(1e-2))
+    tx = optax.chain(sa.hypergradient(2, optax.sgd(0.03), **options), optax.sgd(1e-2))
 
     def step(carry, step):
         params, state = carry
@@ -343,11 +398,24 @@ def test_a_wrong_target_is_refused():
         (jax.value_and_grad(summed), "`jax.value_and_grad`"),
         (summed, "the value of a loss"),
         (grads.stack(), "stacked"),
+        (lambda params: grads, "`ComponentGrads`"),
+        (lambda params: None, "None in the place"),
+        ("validation", "a string"),
+        (jax.tree.map(lambda leaf: leaf + 1j, gradient), "dtype complex64"),
+        (jax.tree.map(lambda leaf: leaf > 0, gradient), "dtype bool"),
+        (jax.grad(lambda p: (summed(p), 0.0), has_aux=True), "has_aux"),
+        (list(gradient.values()), "other containers|other parameters"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             update(target=target)
     with pytest.raises(TypeError, match="Did you mean `target`"):
         update(targets=gradient)
+    with pytest.raises(TypeError, match="Did you mean `target` by `target_fn`"):
+        update(target_fn=gradient)
+    with pytest.raises(TypeError, match="passed as `params`"):
+        unchecked(tx.update)(grads, state, jax.grad(summed))
+    with pytest.raises(ValueError, match="a function in the place"):
+        unchecked(sa.ComponentGrads.alignments)(grads, jax.grad(summed))
     with pytest.raises(ValueError, match="`params` should be passed"):
         unchecked(tx.update)(grads, state, target=jax.grad(summed))
     stacked = functools.partial(unchecked(tx.update), grads.stack(), state, params, losses=losses)
