@@ -227,7 +227,7 @@ def count_kernels(hlo: str) -> int:
     return sum(
         len(launched.findall(body))
         for body in bodies
-        if not body.lstrip().startswith(("%fused_", "fused_", "%region", "region"))
+        if not body.lstrip().startswith(("%fused_", "fused_"))
     )
 
 
