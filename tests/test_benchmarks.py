@@ -140,7 +140,7 @@ def test_kernels_are_counted_once():
     assert common.count_kernels(compiled_text(lambda x: x)) == 0
     assert common.count_kernels(compiled_text(lambda x: jnp.tanh(x) * 2 + 1)) == 1
     scanned = compiled_text(lambda x: jax.lax.scan(lambda x, _: (jnp.tanh(x @ x), None), x, None, 9))
-    assert 2 <= common.count_kernels(scanned) <= 6
+    assert 1 <= common.count_kernels(scanned) <= 6
     product = compiled_text(lambda x: jnp.tanh(jnp.tanh(x) @ x))
     assert 1 <= common.count_kernels(product) <= 4
 
