@@ -64,14 +64,6 @@ GRADIENT_METHODS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda")
 # Measurements.
 
 
-def last_shared_layer(params: Any) -> Any:
-    """A mask of the last layer that all losses pass through."""
-    mask = jax.tree.map(lambda _: False, params)
-    layers = mask["trunk"] if isinstance(mask, dict) else mask
-    layers[-1] = True
-    return mask
-
-
 def weightings(model: Model) -> dict[str, optax.GradientTransformationExtraArgs]:
     k, shared = model.num_losses, model.shared
     return {

@@ -13,11 +13,7 @@ Nothing is chosen on the seed on which it is judged: the learning rate of each m
 the fixed weights with it, are those that are best in the mean over the other seeds.
 """
 
-import argparse
 import contextlib
-import json
-import pathlib
-import sys
 import textwrap
 import time
 from typing import Any, NamedTuple
@@ -33,14 +29,12 @@ import rich.progress
 import scipy.stats
 
 import softadapt_optax as sa
+from benchmarks import study
 from benchmarks.problems import Make, Measured, Problem, problems
+from benchmarks.study import Report, Study
 from examples.paper import common
 from examples.paper.rosenbrock import double_precision
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "evidence.md"
-PICTURE = ROOT / "docs" / "images" / "evidence.png"
 RESAMPLES = 10_000
 
 # The methods.
@@ -252,7 +246,6 @@ def report_of(problem: Problem, quick: bool, progress: rich.progress.Progress) -
 # Tables and verdicts; every cell is text.
 
 MARKS = {"better": "▲", "worse": "▼", "undecided": "·"}
-Report = dict[str, Any]  # of one problem, as the JSON holds it
 
 
 def with_interval(mean: float, interval: list[float], written: str) -> str:
@@ -507,57 +500,18 @@ def markdown(table: common.Table) -> list[str]:
     return [f"**{table.title}**", common.markdown_table(table.columns, table.rows)]
 
 
-# The command line.
-
-
-def read(path: pathlib.Path) -> dict[str, Report]:
-    return common.restored(json.loads(path.read_text())) if path.exists() else {}
-
-
-def write(reports: dict[str, Report], out: pathlib.Path | None) -> list[pathlib.Path]:
-    """Page and picture, at their places or in the folder that was asked for."""
-    target, picture = (
-        (PAGE, PICTURE) if out is None else (out / "evidence.md", out / "evidence.png")
-    )
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure = draw(reports)
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
-    target.write_text(page(reports, picture.relative_to(target.parent).as_posix()))
-    return [target, picture]
-
-
-def main() -> None:
-    names = {name.lower().replace(" ", "-"): name for name in problems(quick=True)}
-    parser = argparse.ArgumentParser(description="Which method when: an evidence table.")
-    parser.add_argument(
-        "--only", nargs="+", choices=names, metavar="PROBLEM", help=", ".join(names)
-    )
-    parser.add_argument("--out", type=pathlib.Path, help="folder (benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="two seeds, to see that it runs")
-    args = parser.parse_args()
-    json_file = (args.out or RESULTS) / "evidence.json"
-    reports = read(json_file)
-    if any(report["quick"] != args.quick for report in reports.values()):
-        parser.error(
-            f"{json_file} holds figures of a {'full' if args.quick else 'quick'} run: give --out"
-        )
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
-    chosen = [names[name] for name in args.only or names]
-    for name, problem in problems(args.quick).items():
-        if name in chosen:
-            with common.progress(console) as progress:
-                reports[name] = report_of(problem, args.quick, progress)
-            common.show(table_of(name, reports[name]), console)
-            console.print(verdict_of(reports[name]).replace("**", ""))
-            reports = {known: reports[known] for known in names.values() if known in reports}
-            json_file.write_text(json.dumps(common.plain(reports), indent=1) + "\n")
-    for reference in (PLAIN, FIXED):
-        common.show(overall_table(reports, reference), console)
-    written = write(reports, args.out)
-    console.print(f"Wrote {json_file}, {', '.join(map(str, written))}")
+STUDY = Study(
+    name="evidence",
+    description="Which method when: an evidence table.",
+    problems=problems,
+    report_of=report_of,
+    table_of=table_of,
+    verdict_of=verdict_of,
+    overall=lambda reports: [overall_table(reports, name) for name in (PLAIN, FIXED)],
+    draw=draw,
+    page=page,
+)
 
 
 if __name__ == "__main__":
-    main()
+    study.run(STUDY)

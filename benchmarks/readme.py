@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import cost, evidence
+from benchmarks import cost, evidence, study
 from benchmarks.common import ONE_PASS, VMAP, Table, markdown, measured_on, overhead_cell
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -140,7 +140,7 @@ def blocks() -> dict[str, str]:
     """By name, what stands between the comments."""
     results = ROOT / "benchmarks" / "results"
     speed = json.loads((results / "benchmarks.json").read_text())
-    found = evidence.read(results / "evidence.json")
+    found = study.read(evidence.STUDY.json_file)
     return {
         "machine": measured_on(speed["cost"]["machine"]) + ".",
         "cost": markdown(cost_of_a_step(speed)),

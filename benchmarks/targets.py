@@ -12,10 +12,6 @@ Nothing is chosen on the digits on which it is judged: learning rate and searche
 each seed, those that are best on the validation digits at the end of training.
 """
 
-import argparse
-import json
-import pathlib
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -29,7 +25,7 @@ import rich.console
 import rich.progress
 
 import softadapt_optax as sa
-from benchmarks import evidence
+from benchmarks import evidence, study
 from benchmarks.evidence import (
     COLOURS,
     FIXED,
@@ -37,17 +33,15 @@ from benchmarks.evidence import (
     MARKS,
     PLAIN,
     RESAMPLES,
-    RESULTS,
-    ROOT,
     bootstrap,
     bounded,
     compare,
     is_at_an_end,
     picked,
-    read,
     with_interval,
 )
 from benchmarks.problems import Make
+from benchmarks.study import Report, Study
 from benchmarks.target_problems import (
     BATCH,
     FEATURES,
@@ -65,11 +59,8 @@ from benchmarks.target_problems import (
 )
 from examples.paper import common
 
-PAGE = ROOT / "docs" / "targets.md"
-PICTURE = ROOT / "docs" / "images" / "targets.png"
 WORST = 10.0  # what a cross entropy that is larger or not finite counts as
 AFFORDABLE = 1.5  # the cost of the goal, in plain runs
-Report = dict[str, Any]  # of one problem, as the JSON holds it
 
 # The rows.
 
@@ -574,58 +565,18 @@ def page(reports: dict[str, Report], picture: str) -> str:
 # The command line.
 
 
-def write(reports: dict[str, Report], out: pathlib.Path | None) -> list[pathlib.Path]:
-    """Page and picture, at their places or in the folder that was asked for."""
-    target, picture = (PAGE, PICTURE) if out is None else (out / "targets.md", out / "targets.png")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure = draw(reports)
-    figure.savefig(picture, dpi=100)
-    plt.close(figure)
-    target.write_text(page(reports, picture.relative_to(target.parent).as_posix()))
-    return [target, picture]
-
-
-def measure(
-    chosen: list[Problem],
-    reports: dict[str, Report],
-    quick: bool,
-    json_file: pathlib.Path,
-    console: rich.console.Console,
-) -> dict[str, Report]:
-    """All reports, with those of the chosen problems in the order of all problems."""
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    for problem in chosen:
-        with common.progress(console) as progress:
-            reports[problem.name] = report_of(problem, quick, progress)
-        common.show(table_of(problem.name, reports[problem.name]), console)
-        console.print(verdict_of(reports[problem.name]).replace("**", ""))
-        reports = {name: reports[name] for name in problems(quick) if name in reports}
-        json_file.write_text(json.dumps(common.plain(reports), indent=1) + "\n")
-    return reports
-
-
-def main() -> None:
-    names = {name.lower().replace(" ", "-"): name for name in problems(quick=True)}
-    parser = argparse.ArgumentParser(description="Weights that follow a target: an evidence table.")
-    parser.add_argument(
-        "--only", nargs="+", choices=names, metavar="PROBLEM", help=", ".join(names)
-    )
-    parser.add_argument("--out", type=pathlib.Path, help="folder (benchmarks/results)")
-    parser.add_argument("--quick", action="store_true", help="two seeds, to see that it runs")
-    args = parser.parse_args()
-    json_file = (args.out or RESULTS) / "targets.json"
-    reports = read(json_file)
-    if any(report["quick"] != args.quick for report in reports.values()):
-        parser.error(
-            f"{json_file} holds figures of a {'full' if args.quick else 'quick'} run: give --out"
-        )
-    console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    every = problems(args.quick)
-    chosen = [every[names[name]] for name in args.only or names]
-    reports = measure(chosen, reports, args.quick, json_file, console)
-    written = write(reports, args.out)
-    console.print(f"Wrote {json_file}, {', '.join(map(str, written))}")
+STUDY = Study(
+    name="targets",
+    description="Weights that follow a target: an evidence table.",
+    problems=problems,
+    report_of=report_of,
+    table_of=table_of,
+    verdict_of=verdict_of,
+    overall=lambda reports: [],
+    draw=draw,
+    page=page,
+)
 
 
 if __name__ == "__main__":
-    main()
+    study.run(STUDY)

@@ -25,6 +25,13 @@ def over_largest(values: Float[Array, " K"]) -> Float[Array, " K"]:
     return jnp.where(largest == 0, 1.0, values / jnp.where(largest == 0, 1.0, largest))
 
 
+def exponentials(logits: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Array, " K"]:
+    """Those of the losses that count, over the largest; of the others 0."""
+    logits = jnp.where(counted, logits, -jnp.inf)
+    largest = max_over(logits)
+    return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
+
+
 def mean_of(values: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Array, ""]:
     """The mean over the losses that count; 0 if none does."""
     count = sum_over(counted.astype(values.dtype))

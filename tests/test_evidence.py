@@ -16,7 +16,7 @@ import scipy.special
 import scipy.stats
 
 import softadapt_optax as sa
-from benchmarks import evidence, problems
+from benchmarks import evidence, problems, study
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = tuple(problems.problems(quick=True))
@@ -283,12 +283,12 @@ def test_a_verdict_follows_from_the_intervals():
     assert "Worse: none." in verdict
 
 
-COMMITTED = evidence.read(evidence.RESULTS / "evidence.json")
+COMMITTED = study.read(evidence.STUDY.json_file)
 
 
 def test_the_page_of_evidence_is_what_was_measured():
-    assert evidence.PAGE.read_text() == evidence.page(COMMITTED, "images/evidence.png")
-    assert evidence.PICTURE.exists()
+    assert evidence.STUDY.page_file.read_text() == evidence.page(COMMITTED, "images/evidence.png")
+    assert evidence.STUDY.picture_file.exists()
 
 
 def test_the_committed_evidence_is_complete():
@@ -309,7 +309,7 @@ def test_a_quick_run(tmp_path):
     command = [sys.executable, "-m", "benchmarks.evidence", "--quick", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    reports = evidence.read(out / "evidence.json")
+    reports = study.read(out / "evidence.json")
     assert tuple(reports) == NAMES
     text = (out / "evidence.md").read_text()
     assert text == evidence.page(reports, "evidence.png")

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import softadapt_optax as sa
-from benchmarks import target_problems, targets
+from benchmarks import study, target_problems, targets
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS = target_problems.problems(quick=False)
@@ -292,18 +292,14 @@ def test_a_verdict_says_why():
     assert "does not find" in targets.verdict_of(report(tied, worse, worse))
 
 
-JSON = targets.RESULTS / "targets.json"
-COMMITTED = targets.read(JSON)
-MEASURED = pytest.mark.skipif(not COMMITTED, reason="`python -m benchmarks.targets` has not run")
+COMMITTED = study.read(targets.STUDY.json_file)
 
 
-@MEASURED
 def test_the_page_is_what_was_measured():
-    assert targets.PAGE.read_text() == targets.page(COMMITTED, "images/targets.png")
-    assert targets.PICTURE.exists()
+    assert targets.STUDY.page_file.read_text() == targets.page(COMMITTED, "images/targets.png")
+    assert targets.STUDY.picture_file.exists()
 
 
-@MEASURED
 def test_what_was_measured_is_complete():
     assert list(COMMITTED) == list(PROBLEMS)
     for name, found in COMMITTED.items():
@@ -322,7 +318,7 @@ def test_a_quick_run(tmp_path):
     command = [sys.executable, "-m", "benchmarks.targets", "--quick", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    reports = targets.read(out / "targets.json")
+    reports = study.read(out / "targets.json")
     assert list(reports) == list(PROBLEMS)
     text = (out / "targets.md").read_text()
     assert text == targets.page(reports, "targets.png")

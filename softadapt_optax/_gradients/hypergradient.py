@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_optimizer, size_of
 from softadapt_optax._reductions import max_over
-from softadapt_optax._scaling import mean_of
+from softadapt_optax._scaling import exponentials, mean_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -149,7 +149,7 @@ def hypergradient(
         # What the steps have in common changes no weight, but those of losses that are absent.
         steps = every * (steps - mean_of(steps, is_counted))
         z = optax.apply_updates(z, jnp.where(is_counted & components.is_due, steps, 0.0))
-        return _exponentials(z, is_counted), HypergradientState(z, optimizer_state, scale)
+        return exponentials(z, is_counted), HypergradientState(z, optimizer_state, scale)
 
     return balance(
         Weighting(init, update),
@@ -160,9 +160,3 @@ def hypergradient(
         weight_sum=size_of(num_losses) if weight_sum is None else weight_sum,
         every=every,
     )
-
-
-def _exponentials(z: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Array, " K"]:
-    """The weights before priorities, the largest of those that count 1, of the others 0."""
-    largest = max_over(jnp.where(counted, z, -jnp.inf))
-    return jnp.where(counted, jnp.exp(z - jnp.where(jnp.isfinite(largest), largest, 0.0)), 0.0)

@@ -10,7 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_flag, check_number, check_optimizer
-from softadapt_optax._reductions import max_over, sum_over
+from softadapt_optax._reductions import sum_over
+from softadapt_optax._scaling import exponentials
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting, repeated
 
@@ -129,8 +130,7 @@ def learned_weights(
     ) -> tuple[Float[Array, " K"], LearnedWeightsState]:
         z = state.logits
         is_counted = components.counted
-        largest = max_over(jnp.where(is_counted, z, -jnp.inf))
-        weights = jnp.where(is_counted, jnp.exp(z - largest), 0.0)
+        weights = exponentials(z, is_counted)
         alpha = weights * components.priorities
         alpha = alpha / jnp.maximum(sum_over(alpha), float(np.finfo(alpha.dtype).tiny))
         costs = jnp.asarray(temperature, z.dtype) * z

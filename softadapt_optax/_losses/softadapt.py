@@ -18,8 +18,8 @@ from softadapt_optax._checks import (
     check_integer,
     check_number,
 )
-from softadapt_optax._reductions import max_over, sum_over
-from softadapt_optax._scaling import positive_or
+from softadapt_optax._reductions import sum_over
+from softadapt_optax._scaling import exponentials, positive_or
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -125,9 +125,7 @@ def _exponential_weights(
         sizes = jnp.abs(mean_losses)
         has_size = sizes > 0
         logits = logits + jnp.where(has_size, jnp.log(jnp.where(has_size, sizes, 1.0)), -jnp.inf)
-    logits = jnp.where(counted, logits, -jnp.inf)
-    largest = max_over(logits)
-    return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
+    return exponentials(logits, counted)
 
 
 def softadapt(

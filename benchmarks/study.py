@@ -1,0 +1,108 @@
+"""Problems that are measured one by one: the command, and JSON, page and picture it makes."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import rich.console
+import rich.progress
+
+from examples.paper import common
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+Report = dict[str, Any]  # of one problem, as the JSON holds it
+Reports = dict[str, Report]
+
+
+class Study(NamedTuple):
+    """What is measured, and how it is shown."""
+
+    name: str  # of its files
+    description: str
+    problems: Callable[[bool], Mapping[str, Any]]  # of whether the run is quick
+    report_of: Callable[[Any, bool, rich.progress.Progress], Report]
+    table_of: Callable[[str, Report], common.Table]
+    verdict_of: Callable[[Report], str]
+    overall: Callable[[Reports], list[common.Table]]  # shown at the end
+    draw: Callable[[Reports], matplotlib.figure.Figure]
+    page: Callable[[Reports, str], str]  # of the reports and the picture's path from there
+
+    @property
+    def json_file(self) -> pathlib.Path:
+        return RESULTS / f"{self.name}.json"
+
+    @property
+    def page_file(self) -> pathlib.Path:
+        return ROOT / "docs" / f"{self.name}.md"
+
+    @property
+    def picture_file(self) -> pathlib.Path:
+        return ROOT / "docs" / "images" / f"{self.name}.png"
+
+
+def read(path: pathlib.Path) -> Reports:
+    return common.restored(json.loads(path.read_text())) if path.exists() else {}
+
+
+def write(study: Study, reports: Reports, out: pathlib.Path | None) -> list[pathlib.Path]:
+    """Page and picture, at their places or in the folder that was asked for."""
+    page_file, picture_file = study.page_file, study.picture_file
+    if out is not None:
+        page_file, picture_file = out / page_file.name, out / picture_file.name
+    picture_file.parent.mkdir(parents=True, exist_ok=True)
+    figure = study.draw(reports)
+    figure.savefig(picture_file, dpi=110)
+    plt.close(figure)
+    path = picture_file.relative_to(page_file.parent).as_posix()
+    page_file.write_text(study.page(reports, path))
+    return [page_file, picture_file]
+
+
+def measure(
+    study: Study,
+    chosen: list[str],
+    quick: bool,
+    json_file: pathlib.Path,
+    console: rich.console.Console,
+) -> Reports:
+    """All reports, the new ones among the old; saved after each problem."""
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    reports, problems = read(json_file), study.problems(quick)
+    for name in (name for name in problems if name in chosen):
+        with common.progress(console) as progress:
+            reports[name] = study.report_of(problems[name], quick, progress)
+        common.show(study.table_of(name, reports[name]), console)
+        console.print(study.verdict_of(reports[name]).replace("**", ""))
+        reports = {known: reports[known] for known in problems if known in reports}
+        json_file.write_text(json.dumps(common.plain(reports), indent=1) + "\n")
+    return reports
+
+
+def run(study: Study) -> None:
+    """The command."""
+    names = {name.lower().replace(" ", "-"): name for name in study.problems(True)}
+    parser = argparse.ArgumentParser(description=study.description)
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="PROBLEM", help=", ".join(names)
+    )
+    parser.add_argument("--out", type=pathlib.Path, help="folder (benchmarks/results)")
+    parser.add_argument("--quick", action="store_true", help="two seeds, to see that it runs")
+    args = parser.parse_args()
+    json_file = (args.out or RESULTS) / study.json_file.name
+    if any(report["quick"] != args.quick for report in read(json_file).values()):
+        parser.error(
+            f"{json_file} holds figures of a {'full' if args.quick else 'quick'} run: give --out"
+        )
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
+    chosen = [names[name] for name in args.only or names]
+    reports = measure(study, chosen, args.quick, json_file, console)
+    for table in study.overall(reports):
+        common.show(table, console)
+    written = write(study, reports, args.out)
+    console.print(f"Wrote {json_file}, {', '.join(map(str, written))}")
