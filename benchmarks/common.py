@@ -142,20 +142,20 @@ def step_by_hand(model: Model, kind: str, stencil: Sequence[float] = LINE) -> tu
     def step(carry: Any, batch: Any) -> tuple[Any, Any]:
         params, opt_state, memory = carry
 
-        def losses_fn(params: Any) -> tuple[jax.Array, jax.Array]:
-            losses = jnp.stack(jax.tree.leaves(model.losses_fn(params, batch)))
-            return losses, losses
+        def losses_fn(params: Any) -> tuple[jax.Array, Any]:
+            losses = model.losses_fn(params, batch)
+            return jnp.stack(jax.tree.leaves(losses)), losses
 
         if kind == "jacrev":
             stacked, losses = jax.jacrev(losses_fn, has_aux=True)(params)
-            grads = combined(jax.nn.softmax(losses), stacked)
+            grads = combined(jax.nn.softmax(jnp.stack(jax.tree.leaves(losses))), stacked)
         else:
-            losses, pullback, _ = jax.vjp(losses_fn, params, has_aux=True)
+            values, pullback, losses = jax.vjp(losses_fn, params, has_aux=True)
             if kind == "vmap, Gramian":
-                (stacked,) = jax.vmap(pullback)(jnp.eye(losses.size))
+                (stacked,) = jax.vmap(pullback)(jnp.eye(values.size))
                 grads = combined(weights_of_gramian(stacked), stacked)
             else:
-                weights, memory = weigh(losses, memory)
+                weights, memory = weigh(values, memory)
                 (grads,) = pullback(weights)
         updates, opt_state = ADAM.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, memory), losses

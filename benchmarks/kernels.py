@@ -177,8 +177,7 @@ PART = Part(
     "H100 about one microsecond a kernel, three for each array of a state that is handed over "
     "in a call, and 15 to 36 for a turn of a loop or a branch that depends on data. By hand: a "
     'softmax of the losses as weights ("one pass"); SoftAdapt with a history and a count as '
-    "state; `vmap` of the pullback and a Gramian. The plain step and the library's return the "
-    "losses one by one, those by hand as one array.",
+    "state; `vmap` of the pullback and a Gramian. All steps return the losses one by one.",
     measure,
     tables,
     draw,

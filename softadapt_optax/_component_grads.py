@@ -15,13 +15,7 @@ from softadapt_optax._masks import merge, select
 from softadapt_optax._misuse import refuse_to_flatten
 from softadapt_optax._passes import Derivatives
 from softadapt_optax._per_loss import as_component_array, names_of, ordered_array, permuted
-from softadapt_optax._products import (
-    alignments_of,
-    are_small,
-    gramian_of,
-    squared_norms_of,
-    weighted_sum,
-)
+from softadapt_optax._products import alignments_of, gramian_of, squared_norms_of, weighted_sum
 from softadapt_optax._targets import leaves_of_direction
 
 
@@ -133,7 +127,7 @@ class ComponentGrads:
         """That of a direction, over the parameters that count."""
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(select(mask, direction))]
         leaves = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        return summed_over_pieces(squared_norms_of, [leaves], self.losses)[0]
+        return _products(squared_norms_of, [leaves], self.losses)[0]
 
     def _products(self, products_of: Callable[..., Array], mask: PyTree[bool] | None) -> Array:
         each = self._derivatives.pull_each()
@@ -146,12 +140,7 @@ class ComponentGrads:
             if count == 0
         }
 
-        def products(in_matrices: bool) -> Array:
-            of_rows = functools.partial(products_of, zeros=zeros, in_matrices=in_matrices)
-            return summed_over_pieces(of_rows, rows, self.losses)
-
-        are_few_kernels = None if are_small(rows) else False
-        return one_of(are_few_kernels, lambda: products(True), lambda: products(False), rows[0])
+        return _products(functools.partial(products_of, zeros=zeros), rows, self.losses)
 
     def _uses(self, grads: PyTree, mask: PyTree[bool] | None) -> list[Use]:
         """How the losses use the parameters under the mask; none where that is not known."""
@@ -262,10 +251,22 @@ def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
     def push(direction: PyTree) -> Float[Array, " K"]:
         each = pull_each()
         rows = [leaves_of_direction(grads, each[0]) for grads in (*each, direction)]
-        return summed_over_pieces(alignments_of, rows, array)
+        return _products(alignments_of, rows, array)
 
     derivatives = Derivatives(lambda weights: weighted_sum(weights, pull_each()), pull_each, push)
     return ComponentGrads(array, listed_names(losses), derivatives)
+
+
+def _products(
+    products_of: Callable[..., Array], rows: list[list[Array]], losses: Array
+) -> Float[Array, "..."]:
+    """Those of rows of leaves, as the device multiplies best on which they are."""
+
+    def on_device(rows: list[list[Array]]) -> Array:
+        elsewhere = functools.partial(products_of, rows)
+        return one_of(None, functools.partial(elsewhere, on_accelerator=True), elsewhere, rows[0])
+
+    return summed_over_pieces(on_device, rows, losses)
 
 
 def listed_names(losses: PyTree) -> list[str] | None:

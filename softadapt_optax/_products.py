@@ -22,12 +22,14 @@ _MOST_UNROLLED = 16
 # Bytes of K gradients up to which an accelerator is bound by the number of kernels.
 MOST_SMALL = 2**26
 
-# Those of one leaf that are summed in one pass over memory.
-_AT_ONCE = 12
+# Products of one leaf that are summed in one pass over memory. On a GPU XLA puts those of a matrix
+# that is stored by columns into shared memory, of which small GPUs have no room for more; the rest
+# it does in the same pass where it can.
+_AT_ONCE, _AT_ONCE_ON_ACCELERATOR = 12, 5
 
 
 def gramian_of(
-    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), in_matrices: bool = False
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), on_accelerator: bool = False
 ) -> Float[Array, "K K"]:
     """The inner products of all pairs of K rows of leaves.
 
@@ -35,14 +37,16 @@ def gramian_of(
       rows: the leaves of each gradient.
       zeros: the `id` of each leaf that is zero whatever the parameters are: of these no product
         is formed, which would take time to compile.
-      in_matrices: whether to multiply stacks of gradients that are small: the fewest kernels.
+      on_accelerator: whether to multiply as a GPU or TPU does it best: small gradients with the
+        fewest kernels, large ones with the fewest bytes to read and write.
     """
-    if in_matrices:
+    if on_accelerator and _are_small(rows):
         return _products_of_stacks(rows)
     if len(rows) > _MOST_UNROLLED:
         return _matrix_products(rows, zeros)
     pairs = list(itertools.combinations_with_replacement(range(len(rows)), 2))
-    products = dict(zip(pairs, _inner_products(rows, pairs, zeros), strict=True))
+    found = _inner_products(rows, pairs, zeros, on_accelerator)
+    products = dict(zip(pairs, found, strict=True))
     columns = [
         jnp.stack([products[min(i, j), max(i, j)] for i in range(len(rows))])
         for j in range(len(rows))
@@ -51,18 +55,22 @@ def gramian_of(
 
 
 def squared_norms_of(
-    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), in_matrices: bool = False
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), on_accelerator: bool = False
 ) -> Float[Array, " K"]:
     """The squared norms of K rows of leaves; the arguments are those of `gramian_of`."""
-    if in_matrices:
+    if on_accelerator and _are_small(rows):
         return diagonal_of(_products_of_stacks(rows))
-    return jnp.stack(_inner_products(rows, [(k, k) for k in range(len(rows))], zeros))
+    pairs = [(k, k) for k in range(len(rows))]
+    return jnp.stack(_inner_products(rows, pairs, zeros, on_accelerator))
 
 
-def alignments_of(rows: Sequence[Sequence[Array]]) -> Float[Array, " K"]:
-    """The inner products of K rows of leaves with the last, the K + 1st."""
+def alignments_of(
+    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), on_accelerator: bool = False
+) -> Float[Array, " K"]:
+    """The inner products of K rows of leaves with the last, the K + 1st; as `gramian_of`."""
     last = len(rows) - 1
-    return jnp.stack(_inner_products(rows, [(k, last) for k in range(last)], zeros=()))
+    pairs = [(k, last) for k in range(last)]
+    return jnp.stack(_inner_products(rows, pairs, zeros, on_accelerator))
 
 
 def weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
@@ -81,7 +89,10 @@ def weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
 
 
 def _inner_products(
-    rows: Sequence[Sequence[Array]], pairs: Sequence[tuple[int, int]], zeros: Collection[int]
+    rows: Sequence[Sequence[Array]],
+    pairs: Sequence[tuple[int, int]],
+    zeros: Collection[int],
+    on_accelerator: bool,
 ) -> list[Float[Array, ""]]:
     """The inner products of pairs of rows of leaves, several of them in one pass over memory.
 
@@ -96,35 +107,55 @@ def _inner_products(
             if id(leaf) not in zeros
         }
         present = [(i, j) for i, j in pairs if i in wide and j in wide]
-        for start in range(0, len(present), _AT_ONCE):
-            group = present[start : start + _AT_ONCE]
-            for pair, product in zip(group, _leaf_products(wide, group), strict=True):
-                totals[pair] += product.astype(totals[pair].dtype)
+        found = _leaf_products(wide, present, on_accelerator) if present else []
+        for pair, product in zip(present, found, strict=True):
+            totals[pair] += product.astype(totals[pair].dtype)
     return list(totals.values())
 
 
-def _leaf_products(leaves: dict[int, Array], pairs: Sequence[tuple[int, int]]) -> list[Array]:
+def _leaf_products(
+    leaves: dict[int, Array], pairs: Sequence[tuple[int, int]], on_accelerator: bool
+) -> list[Float[Array, ""]]:
     """A sum of several arrays at once reads each leaf once instead of once for each of its pairs.
 
     But XLA does not partition it: it gathers what is sharded along the axis that is summed. So
-    in large leaves that is an axis of 16 to 32, split from the last one so that 16 devices can
-    share what is left of it; leaves where this cannot be are summed one by one.
+    in large leaves that is a part of the last axis, split so that 16 devices can share what is
+    left of it; leaves where this cannot be are summed one by one.
     """
-    long, small = 256, 4096
+    few, small = 16, 4096
     leaf = leaves[pairs[0][0]]
     *outer, length = leaf.shape
-    at_once = max(1, min(32, length // 16))
+    terms = _terms_at_once(length, on_accelerator)
     if _spec(leaf)[-1] is not None:
         is_one_pass = False
-    elif length >= long and length % at_once == 0:
-        shape = (*outer, length // at_once, at_once)
+    elif terms >= few and length % terms == 0:
+        shape = (*outer, length // terms, terms)
         leaves = {k: leaf.reshape(shape) for k, leaf in leaves.items()}
         is_one_pass = True
     else:
         is_one_pass = leaf.size <= small
-    products = [(leaves[i] * leaves[j].conj()).real for i, j in pairs]
-    by_row = _sums_in_one_pass(products) if is_one_pass else _sums(products)
-    return [jnp.sum(sums) for sums in by_row]
+    sums_of = _sums_in_one_pass if is_one_pass else _sums
+    at_once = _AT_ONCE_ON_ACCELERATOR if on_accelerator else _AT_ONCE
+    by_row: list[Array] = []
+    for start in range(0, len(pairs), at_once):
+        group = pairs[start : start + at_once]
+        by_row += sums_of([(leaves[i] * leaves[j].conj()).real for i, j in group])
+    if not on_accelerator:
+        return [jnp.sum(sums) for sums in by_row]
+    stacked = jnp.stack(by_row)  # for a sum of their own each would be a kernel or two
+    return list(jnp.unstack(jnp.sum(stacked, axis=tuple(range(1, stacked.ndim)))))
+
+
+def _terms_at_once(length: int, on_accelerator: bool) -> int:
+    """How many entries of an axis are added up in one go, in sequence or, beyond 32, in a tree.
+
+    The more there are, the fewer sums are written and read again: with 32 entries and the 36
+    products of 8 gradients those are more than the gradients.
+    """
+    if not on_accelerator:
+        return max(1, min(32, length // 16))
+    most = max(1, min(1024, length // 16))
+    return next(terms for terms in range(most, 0, -1) if length % terms == 0)
 
 
 def _sums(products: Sequence[Array]) -> list[Array]:
@@ -171,7 +202,7 @@ def _matrix_products(
     return total
 
 
-def are_small(rows: Sequence[Sequence[Array]]) -> bool:
+def _are_small(rows: Sequence[Sequence[Array]]) -> bool:
     """Whether on an accelerator the number of kernels matters, and no leaf is in pieces."""
     leaves = [leaf for row in rows for leaf in row]
     is_whole = not any(axes_of(leaf) or any(_spec(leaf)) for leaf in leaves)

@@ -16,6 +16,11 @@ NAMES = ("far", "near", "small")  # of the losses of `quadratic_losses`, sorted
 JAX_VERSION = tuple(int(part) for part in jax.__version__.split(".")[:3])
 OPTAX_VERSION = tuple(int(part) for part in optax.__version__.split(".")[:3])
 
+counts_of_a_cpu = pytest.mark.skipif(
+    jax.default_backend() != "cpu",
+    reason="flops and memory are those of programs that are compiled for a CPU",
+)
+
 # A function without the type checks that conftest.py puts around it, to see our own errors.
 unchecked = inspect.unwrap
 

@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from helpers import JAX_VERSION, PROBLEMS, training_step
+from helpers import JAX_VERSION, PROBLEMS, counts_of_a_cpu, training_step
 
 import softadapt_optax as sa
 
 WIDTH, BATCH = 256, 512
-counts_of_a_cpu = pytest.mark.skipif(
-    jax.default_backend() != "cpu",
-    reason="flops and memory are those of programs that are compiled for a CPU",
-)
 
 
 def mlp_losses(params):

@@ -33,7 +33,11 @@ SMALL = {
 SETTINGS = tuple(twins.SETTINGS)
 if twins.device() == "cuda" and not torch.cuda.is_available():
     pytest.skip("PyTorch has no CUDA, JAX has", allow_module_level=True)
-twins.match_precision()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def products_are_as_exact_as_those_of_jax():
+    twins.match_precision()
 
 
 @pytest.fixture(autouse=True)

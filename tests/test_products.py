@@ -221,6 +221,7 @@ def table_problem(num_losses, size=(16, 256)):
 ZEROS = {"heads": heads_problem, "frozen": frozen_problem, "table": table_problem}
 
 
+@counts_of_a_cpu
 @pytest.mark.parametrize(
     ("num_losses", "nested"),
     [
