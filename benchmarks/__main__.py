@@ -2,14 +2,16 @@
 
     python -m benchmarks [--only PART ...] [--losses 4] [--size small] [--effort 1.0] [--out FOLDER]
 
-The parts are `cost` (a step of every method on six models, or with `--size small large` on four
-more that fill a GPU), `peers` (against PyTorch, with the extra "peers"), `growth` (with losses,
-parameters and history), `alone` (the weights without a model) and `kernels` (what a step launches
-on a GPU, counted without one, with the extra "kernels"). It takes about ten minutes on two cores,
-on which nothing else should run. The figures go into `benchmarks.json`, and page and picture that
-are made from it stand beside it. With `--only` the other parts stay as they are in that file. The
-page of the repository was made with `--losses 2 4 8 --publish`, which takes twice as long; the
-README takes its figures from there by `python -m benchmarks.readme`.
+The parts are `cost` (a step of every method on six models, with `--size small large` on four more
+that fill a GPU, with `otherwise` on two of the small ones called instead of scanned or the other
+way round), `peers` (against PyTorch, with the extra "peers"), `growth` (with losses, parameters and
+history), `alone` (the weights without a model) and `kernels` (what a step launches on a GPU,
+counted without one, with the extra "kernels"). It takes about ten minutes on two cores, on which
+nothing else should run. The figures go into `benchmarks.json`, and page and picture that are made
+from it stand beside it. With `--only` the other parts stay as they are in that file; without a part
+behind it nothing is measured, and page and picture are made again. The page of the repository was
+made with `--losses 2 4 8 --publish`, which takes twice as long, and on a GPU with `--publish`,
+which writes another file; the README takes its figures from there by `python -m benchmarks.readme`.
 """
 
 import argparse
@@ -17,8 +19,10 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import rich.console
 import rich.progress
@@ -29,10 +33,11 @@ from benchmarks.models import SIZES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-ON_A_GPU = RESULTS / "h100.md"  # typed in, and of an older version, as it says
+ON_A_CPU, ON_A_GPU = RESULTS / "benchmarks.json", RESULTS / "gpu.json"
+TYPED = RESULTS / "h100.md"  # what was measured on a GPU besides, by hand and of an older version
 OUT = pathlib.Path("benchmark_results")
 PAGE = ROOT / "docs" / "benchmarks.md"
-PICTURE = ROOT / "docs" / "images" / "benchmarks.png"
+PICTURES = {ON_A_CPU: "images/benchmarks.png", ON_A_GPU: "images/benchmarks_gpu.png"}
 PARTS: dict[str, Part] = {
     part.PART.name: part.PART for part in (cost, peers, growth, alone, kernels)
 }
@@ -68,23 +73,46 @@ def measure(
     }
 
 
+ABOUT = (
+    "This page is written by `python -m benchmarks`, from its JSON. Programs take turns in one "
+    "process, so that what else the machine does meets all of them; ratios are medians over the "
+    "turns. "
+)
+
+
 def page(reports: Reports, picture: str) -> str:
+    return "\n\n".join(["# What it costs", ABOUT.strip(), *sections(reports, picture, "##")]) + "\n"
+
+
+def published_page() -> str:
     """The whole of docs/benchmarks.md."""
-    sections = [
-        "# What it costs",
-        "This page is written by `python -m benchmarks`, from its JSON; only the last section is "
-        "typed in. Programs take turns in one process, so that what else the machine does meets "
-        "all of them; ratios are medians over the turns. How reliable training is stands in "
-        "[reliability.md](reliability.md), which method is good for what in "
-        "[evidence.md](evidence.md).",
-        f"![Ratios of time, growth, and the weights alone]({picture})",
-    ]
+    on_cpu, on_gpu = (json.loads(path.read_text()) for path in PICTURES)
+    return "\n\n".join(
+        [
+            "# What it costs",
+            ABOUT + "What was measured [on a GPU](#on-a-gpu) comes last, and of that the last "
+            "section is typed in. How reliable training is stands in "
+            "[reliability.md](reliability.md), which method is good for what in "
+            "[evidence.md](evidence.md).",
+            *sections(on_cpu, PICTURES[ON_A_CPU], "##"),
+            "## On a GPU",
+            *sections(on_gpu, PICTURES[ON_A_GPU], "###", is_explained=False),
+            TYPED.read_text(),
+        ]
+    )
+
+
+def sections(
+    reports: Reports, picture: str, level: str, is_explained: bool = True
+) -> Iterator[str]:
+    yield f"![Ratios of time, and what else was measured]({picture})"
     for name, report in reports.items():
         part = PARTS[name]
-        made = f"{measured_on(report['machine'])}, in {report['minutes']:.1f} minutes."
-        sections += [f"## {part.title}", part.about, made]
-        sections += [markdown(table) for table in part.tables(report["figures"])]
-    return "\n\n".join([*sections, ON_A_GPU.read_text()])
+        yield f"{level} {part.title}"
+        if is_explained:
+            yield part.about
+        yield f"{measured_on(report['machine'])}, in {report['minutes']:.1f} minutes."
+        yield from map(markdown, part.tables(report["figures"]))
 
 
 def draw(reports: Reports, path: pathlib.Path) -> None:
@@ -101,7 +129,7 @@ def draw(reports: Reports, path: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What does it cost? Benchmarks of the library.")
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--only", nargs="*", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument(
         "--losses",
         nargs="+",
@@ -115,7 +143,8 @@ def main() -> None:
         nargs="+",
         choices=SIZES,
         default=["small"],
-        help="models for `cost` and `peers` (small); large ones fill a GPU",
+        help="models for `cost` and `peers` (small); large ones fill a GPU, `otherwise` are called "
+        "instead of scanned or the other way round",
     )
     parser.add_argument(
         "--effort", type=float, default=1.0, help="factor on the seconds of all turns (1.0)"
@@ -125,7 +154,8 @@ def main() -> None:
         "--publish", action="store_true", help="write what the repository shows, not --out"
     )
     args = parser.parse_args()
-    if args.publish and not {2, 4, 8} <= {*args.losses}:
+    published = ON_A_CPU if jax.default_backend() == "cpu" else ON_A_GPU
+    if args.publish and published is ON_A_CPU and not {2, 4, 8} <= {*args.losses}:
         parser.error("--publish needs 2, 4 and 8 among --losses, which the README shows")
     if args.publish and "small" not in args.size:
         parser.error("--publish needs small among --size, whose models the README shows")
@@ -133,14 +163,13 @@ def main() -> None:
         parser.error(f"--losses should be at least 2, got {args.losses}")
     if not 0 < args.effort < float("inf"):
         parser.error(f"--effort should be positive and finite, got {args.effort}")
-    folder = RESULTS if args.publish else args.out
-    folder.mkdir(parents=True, exist_ok=True)
-    json_file = folder / "benchmarks.json"
-    page_file = PAGE if args.publish else folder / "benchmarks.md"
-    picture = PICTURE if args.publish else folder / "benchmarks.png"
+    json_file = published if args.publish else args.out / "benchmarks.json"
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    page_file = PAGE if args.publish else args.out / "benchmarks.md"
+    picture = PICTURES[published] if args.publish else "benchmarks.png"
     reports: Reports = json.loads(json_file.read_text()) if json_file.exists() else {}
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    for name in args.only or PARTS:
+    for name in PARTS if args.only is None else args.only:
         try:
             reports[name] = measure(PARTS[name], args.effort, args.losses, args.size, console)
         except (ModuleNotFoundError, Unavailable) as error:
@@ -152,9 +181,9 @@ def main() -> None:
             console.print(rich_table(table))
         reports = {known: reports[known] for known in PARTS if known in reports}
         json_file.write_text(json.dumps(reports, indent=1) + "\n")
-    draw(reports, picture)
-    page_file.write_text(page(reports, picture.relative_to(page_file.parent).as_posix()))
-    console.print(f"Wrote {json_file}, {page_file}, {picture}")
+    draw(reports, page_file.parent / picture)
+    page_file.write_text(published_page() if args.publish else page(reports, picture))
+    console.print(f"Wrote {json_file}, {page_file}, {page_file.parent / picture}")
 
 
 if __name__ == "__main__":

@@ -42,12 +42,13 @@ from benchmarks.common import (
     take_turns,
     weighted_step,
 )
-from benchmarks.models import LARGE, MODELS, SIZES, Model
+from benchmarks.models import MODELS, SIZES, Model
 
 NUMBERS_OF_LOSSES = (4,)  # `python -m benchmarks --losses 2 4 8` measures more
 ON_ONE_CORE = ("tiny", "own_batches")  # bound by overhead: there two cores share it by chance
 SECONDS = 5.0  # for the turns of one model with one number of losses
-SHARED_OUTPUT = ("mlp", "convolutions", "transformer", "tiny")  # all losses see one output
+# All losses see one output.
+SHARED_OUTPUT = ("mlp", "mlp scan", "convolutions", "transformer", "tiny", "tiny called")
 COLUMNS = 3  # of the picture
 LOSSES_ALONE = (
     "fixed_weights",
@@ -195,15 +196,17 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def colour_of(step: str) -> str:
-    if step in LOSSES_ALONE:
+    if step.removeprefix("version 0.1: ").split(",")[0] in LOSSES_ALONE:
         return "C0"
     return "C1" if step in BY_HAND else "0.5" if step == "plain again" else "C3"
 
 
 def draw_model(axes: Any, rows: Sequence[Mapping[str, Any]], kind: str, num_losses: int) -> None:
     steps = by_number_of_losses(rows, kind)
-    names = [step for step in steps if step != "plain"]
+    names = [step for step in dict.fromkeys(row["step"] for row in rows) if step != "plain"]
     for height, step in enumerate(names):
+        if step not in steps:
+            continue
         row = steps[step][num_losses]
         low, high = row["time_ratio_quartiles"]
         axes.plot([low, high], [height, height], color=colour_of(step), lw=2)
@@ -223,7 +226,8 @@ def draw_model(axes: Any, rows: Sequence[Mapping[str, Any]], kind: str, num_loss
 
 def kinds_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Those that are drawn: not the ones on one core."""
-    return [kind for kind in (MODELS | LARGE) if any(row["kind"] == kind for row in rows)]
+    kinds = [kind for makers in SIZES.values() for kind in makers]
+    return [kind for kind in kinds if any(row["kind"] == kind for row in rows)]
 
 
 def height(rows: Sequence[Mapping[str, Any]]) -> float:

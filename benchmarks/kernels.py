@@ -12,7 +12,9 @@ three of a call, and a loop or branch that depends on data 15 to 36 a turn.
 
 import collections
 import importlib.util
+import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -22,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib.figure
 import matplotlib.patches
 import optax
@@ -36,15 +39,18 @@ from benchmarks.common import (
     Report,
     Step,
     Table,
+    count_kernels,
     name_of,
     plain_step,
     steps_by_hand,
     weighted_step,
 )
 from benchmarks.models import Model
+from softadapt_optax._component_grads import from_stacked
 
 DEVICE = pathlib.Path(__file__).with_name("h100.txtpb")
 PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+DTYPES = {"f32": "float32", "s32": "int32", "pred": "bool"}
 LAUNCHES = ("fusion", "custom-call", "copy", "while", "conditional")
 BY_HAND = (ONE_PASS, SOFTADAPT, VMAP)
 K = 4
@@ -95,13 +101,22 @@ def counts(model: Model, step: Step, carry: Any, device: Any) -> dict[str, int]:
     return {"arrays": arrays, **{launch: launched[launch] for launch in LAUNCHES}}
 
 
-def count_all(num_losses: int, kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """For the described device; `measure` has it done in a process of its own."""
+def described_device(is_small: bool = False) -> Any:
+    """An H100, or the same chip with the shared memory of a T4."""
     from jax.experimental import topologies
 
-    device = topologies.get_topology_desc(
-        platform="cuda", target_config=DEVICE.read_text(), topology="1x1x1"
+    description = DEVICE.read_text()
+    if is_small:
+        description = re.sub("(per_core|optin): 23[0-9]+", r"\1: 65536", description)
+        description = description.replace("{ major: 9 minor: 0 }", "{ major: 7 minor: 5 }")
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=description, topology="1x1x1"
     ).devices[0]
+
+
+def count_all(num_losses: int, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """For the described device; `measure` has it done in a process of its own."""
+    device = described_device()
     rows = []
     for kind in kinds:
         model = models.MODELS[kind](num_losses)
@@ -111,23 +126,68 @@ def count_all(num_losses: int, kinds: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def count_gramians(num_losses: int) -> list[dict[str, Any]]:
+    """Kernels, and bytes read and written over those of the gradients, 128 MiB each.
+
+    They are stored by rows or by columns; where a leaf is stored by columns XLA sums in shared
+    memory, of which some chips have little.
+    """
+    rows = []
+    for is_small, is_by_columns in itertools.product((False, True), (False, True)):
+
+        def gramian(*each: jax.Array, is_by_columns: bool = is_by_columns) -> jax.Array:
+            if is_by_columns:
+                each = tuple(jnp.sin(one).T for one in each)
+            return from_stacked(jnp.stack(each), jnp.ones(len(each))).gramian()
+
+        sharding = jax.sharding.SingleDeviceSharding(described_device(is_small))
+        one = jax.ShapeDtypeStruct((8192, 4096), jnp.float32, sharding=sharding)
+        hlo = jax.jit(gramian).lower(*[one] * num_losses).compile().as_text()
+        row = {"is_small": is_small, "is_by_columns": is_by_columns, "kernels": count_kernels(hlo)}
+        rows.append({**row, "traffic": traffic(hlo) / (num_losses * 4 * one.size)})
+    return rows
+
+
+def traffic(hlo: str) -> int:
+    """Bytes that the kernels of a compiled program read and write."""
+    entry = hlo[hlo.index("\nENTRY") :]
+    found = re.findall(r"%(\S+) = (\(.*?\)|\S+) ([\w-]+)\(([^)]*)\)", entry)
+    sizes = {
+        name: sum(
+            math.prod(map(int, filter(None, shape.split(",")))) * jnp.dtype(DTYPES[dtype]).itemsize
+            for dtype, shape in re.findall(rf"({'|'.join(DTYPES)})\[([\d,]*)\]", result)
+        )
+        for name, result, *_ in found
+    }
+    return sum(
+        sizes[name] + sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.-]+)", operands))
+        for name, _, kind, operands in found
+        if kind in LAUNCHES
+    )
+
+
 def measure(
     effort: float, report: Report, num_losses: int = K, kinds: Sequence[str] = MODELS
 ) -> list[dict[str, Any]]:
     del effort  # counts are what they are
+    report(f"compiling {', '.join(kinds)} for an H100, K={num_losses}")
+    return in_a_process(str(num_losses), *kinds)
+
+
+def in_a_process(*arguments: str) -> list[dict[str, Any]]:
+    """The rows of `python -m benchmarks.kernels` with these arguments."""
     if not is_installed():
         raise ModuleNotFoundError(
             "The counts of kernels need JAX's plugin for CUDA, `pip install jax-cuda12-plugin"
             f"=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}`."
         )
-    report(f"compiling {', '.join(kinds)} for an H100, K={num_losses}")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
         "XLA_FLAGS": "--xla_gpu_autotune_level=0",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    command = [sys.executable, "-m", "benchmarks.kernels", str(num_losses), *kinds]
+    command = [sys.executable, "-m", "benchmarks.kernels", *arguments]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(found.stdout)
 
@@ -186,4 +246,5 @@ PART = Part(
 
 
 if __name__ == "__main__":
-    print(json.dumps(count_all(int(sys.argv[1]), sys.argv[2:])))
+    num_losses, kinds = int(sys.argv[1]), sys.argv[2:]
+    print(json.dumps(count_all(num_losses, kinds) if kinds else count_gramians(num_losses)))

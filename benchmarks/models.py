@@ -192,4 +192,13 @@ LARGE: dict[str, Callable[[int], Model]] = {  # they fill a GPU
     ),
 }
 
-SIZES = {"small": MODELS, "large": LARGE}
+OTHERWISE: dict[
+    str, Callable[[int], Model]
+] = {  # what is called is scanned, what is scanned called
+    "mlp scan": lambda k: mlp(k)._replace(name="MLP 4 x 512, batch 256, scan", scan_steps=200),
+    "tiny called": lambda k: tiny(k, scan_steps=1)._replace(
+        name="Tiny network, shared batch, called"
+    ),
+}
+
+SIZES = {"small": MODELS, "large": LARGE, "otherwise": OTHERWISE}

@@ -63,8 +63,7 @@ def test_a_method_on_losses_launches_little_more_than_the_plain_step(counts):
 
 def test_softadapt_launches_little_more_than_one_pass_by_hand(counts):
     ours, by_hand = counts["tiny"]["softadapt"], counts["tiny"][ONE_PASS]
-    if ours["num_losses"] == 4:  # by hand the losses leave as one array, ours as eight scalars
-        assert ours["fusion"] <= by_hand["fusion"] + 6
+    assert ours["fusion"] <= by_hand["fusion"] + 3
     assert ours["copy"] <= by_hand["copy"] + 1
 
 
@@ -78,5 +77,13 @@ def test_the_device_waits_for_nothing(counts):
 def test_gradients_of_one_output_are_pulled_back_together(counts):
     """Then there are few more kernels than with `vmap` by hand; solvers have their own."""
     steps = counts["tiny"]
-    more = steps["normalized_gradients"]["fusion"] - steps[VMAP]["fusion"]
-    assert more <= 6 + steps["plain"]["fusion"] - steps[ONE_PASS]["fusion"]
+    assert steps["normalized_gradients"]["fusion"] <= steps[VMAP]["fusion"] + 6
+
+
+@pytest.mark.parametrize("num_losses", [2, 4, 8])
+def test_large_gradients_are_read_once_for_their_gramian(num_losses):
+    """And on a GPU with little shared memory it compiles, however they are stored."""
+    for row in kernels.in_a_process(str(num_losses)):
+        if not row["is_by_columns"]:
+            assert row["kernels"] <= 5
+            assert row["traffic"] <= 1.05
