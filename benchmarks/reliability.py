@@ -239,8 +239,10 @@ Tests, not figures: [on eight devices](../tests/many_devices.py) with a split ba
 those of one device to 1e-6; methods that look at losses alone send the same arrays as plain
 training does, in at most one message more, since the losses come before the backward pass; the
 parameters' sharding survives. [Two processes](../tests/test_processes.py) with half of the batch
-each train as one. None of this was run on a GPU yet: the tests lower every method for CUDA and
-TPU.
+each train as one. Several GPUs were not to be had: the tests lower every method for CUDA and TPU.
+On one H100 (2026-11-26, jax 0.11.2) 1,814 of 1,829 quick tests passed. The others count flops of a
+CPU's program, ask for an installed package, or compared exact products with PyTorch's in TF32; the
+tests know that since.
 """
 
 
