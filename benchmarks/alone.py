@@ -168,8 +168,29 @@ def measure(effort: float, report: Report) -> dict[str, Any]:
 # What is shown.
 
 
-def milliseconds(row: Mapping[str, Any]) -> str:
-    return f"{row['microseconds'] / 1000:.3g}"
+def three_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def bandwidth_table(found: Mapping[str, Any]) -> Table:
+    rows = found["rows"]
+    speeds = {name: row["gigabytes_a_second"] for name, row in rows.items()}
+    cells = [
+        [
+            name,
+            three_digits(speed),
+            f"{speed / speeds['copy']:.2f}",
+            three_digits(rows[name]["microseconds"] / 1000),
+        ]
+        for name, speed in speeds.items()
+    ]
+    return Table(
+        f"Sum and Gramian of K stacked gradients of {found['mebibytes']:.3g} MiB, against a copy "
+        "of one",
+        ["", "GB/s", "over the copy's", "milliseconds"],
+        cells,
+        "Bytes that have to be read and written, gradients and sum once each, over the time.",
+    )
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
@@ -178,16 +199,10 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
         for name, row in figures["updates"].items()
     ]
     solvers = [
-        [f"`{name}`", *(f"{row['microseconds']:.3g}" for row in by_size.values())]
+        [f"`{name}`", *(three_digits(row["microseconds"]) for row in by_size.values())]
         for name, by_size in figures["solvers"].items()
     ]
-    large = figures["bandwidth"]
-    speeds = {name: row["gigabytes_a_second"] for name, row in large["rows"].items()}
-    products = [
-        [name, f"{speed:.3g}", f"{speed / speeds['copy']:.2f}", milliseconds(large["rows"][name])]
-        for name, speed in speeds.items()
-    ]
-    return [
+    found = [
         Table(
             f"Weights and state alone, K={NUM_LOSSES}, in a scan",
             ["method", "microseconds a step", "kernels"],
@@ -198,14 +213,8 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
             ["method", *(f"K={k}" for k in SIZES)],
             solvers,
         ),
-        Table(
-            f"Sum and Gramian of K stacked gradients of {large['mebibytes']:.3g} MiB, against a "
-            "copy of one",
-            ["", "GB/s", "over the copy's", "milliseconds"],
-            products,
-            "Bytes that have to be read and written, gradients and sum once each, over the time.",
-        ),
     ]
+    return found + ([bandwidth_table(figures["bandwidth"])] if "bandwidth" in figures else [])
 
 
 def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> None:

@@ -244,6 +244,7 @@ jax.tree_util.register_pytree_node(ComponentGrads, refuse_to_flatten, refuse_to_
 def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
     """Gradients that exist already, each leaf of shape [K, *parameter shape], and their losses."""
     array = as_component_array(losses, "losses")
+    stacked = jax.tree.map(jnp.asarray, stacked)
 
     def pull_each() -> list[PyTree]:
         return [jax.tree.map(operator.itemgetter(k), stacked) for k in range(array.size)]

@@ -67,7 +67,10 @@ def squared_norms_of(
 def alignments_of(
     rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), on_accelerator: bool = False
 ) -> Float[Array, " K"]:
-    """The inner products of K rows of leaves with the last, the K + 1st; as `gramian_of`."""
+    """The inner products of K rows of leaves with the last, the K + 1st.
+
+    The arguments are those of `gramian_of`; small gradients are not multiplied otherwise.
+    """
     last = len(rows) - 1
     pairs = [(k, last) for k in range(last)]
     return jnp.stack(_inner_products(rows, pairs, zeros, on_accelerator))
@@ -119,8 +122,8 @@ def _leaf_products(
     """A sum of several arrays at once reads each leaf once instead of once for each of its pairs.
 
     But XLA does not partition it: it gathers what is sharded along the axis that is summed. So
-    in large leaves that is a part of the last axis, split so that 16 devices can share what is
-    left of it; leaves where this cannot be are summed one by one.
+    in large leaves that is a part of the last axis, split so that devices can share what is left
+    of it; leaves where this cannot be are summed one by one.
     """
     few, small = 16, 4096
     leaf = leaves[pairs[0][0]]
@@ -128,7 +131,7 @@ def _leaf_products(
     terms = _terms_at_once(length, on_accelerator)
     if _spec(leaf)[-1] is not None:
         is_one_pass = False
-    elif terms >= few and length % terms == 0:
+    elif terms >= few:
         shape = (*outer, length // terms, terms)
         leaves = {k: leaf.reshape(shape) for k, leaf in leaves.items()}
         is_one_pass = True
@@ -147,15 +150,17 @@ def _leaf_products(
 
 
 def _terms_at_once(length: int, on_accelerator: bool) -> int:
-    """How many entries of an axis are added up in one go, in sequence or, beyond 32, in a tree.
+    """How many entries of an axis are added up in one go; 1 if it cannot be split.
 
-    The more there are, the fewer sums are written and read again: with 32 entries and the 36
-    products of 8 gradients those are more than the gradients.
+    Whatever number of devices up to 16 shares the axis evenly can share what is left of it. A CPU
+    adds the terms up in sequence, for precision few of them, and likes some numbers better. For an
+    accelerator, which adds them up in a tree, the more the better: the sums are written and read
+    again.
     """
-    if not on_accelerator:
-        return max(1, min(32, length // 16))
-    most = max(1, min(1024, length // 16))
-    return next(terms for terms in range(most, 0, -1) if length % terms == 0)
+    most, pieces = min(1024 if on_accelerator else 32, length // 16), math.gcd(length, 16)
+    candidates = range(most, 1, -1) if on_accelerator else (most, 24, 20, 16)
+    found = (terms for terms in candidates if 1 < terms <= most and length % (terms * pieces) == 0)
+    return next(found, 1)
 
 
 def _sums(products: Sequence[Array]) -> list[Array]:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import softadapt_optax as sa
+from softadapt_optax import _products
 from softadapt_optax._component_grads import from_stacked
 
 BATCH, FEATURES, WIDTH, STEPS = 64, 16, 32, 8
@@ -589,6 +590,7 @@ def test_gradient_methods_send_the_gradients_of_each_loss(method, layout):
         ((64, 512), P("data", None)),
         ((32, 256), P(None, "data")),
         ((16, 1000), P(None, "data")),  # no whole blocks
+        ((2, 8000), P(None, "data")),  # blocks of 32 would be shared by two devices
         ((8192,), P("data")),
         ((1024, 8), P(None, "data")),
         ((2, 16, 64, 32), P(None, "data", None, None)),
@@ -622,3 +624,17 @@ def test_products_gather_no_gradient(shape, spec, num_losses, axis_type):
     assert found[0].sharding.is_equivalent_to(args[2].sharding, len(shape))
     for ours, alone in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, alone, rtol=1e-5, atol=1e-5 * np.max(np.abs(alone)))
+
+
+@pytest.mark.parametrize("length", [256, 768, 1000, 3000, 8000, 51200])
+def test_products_of_an_accelerator_gather_no_gradient(length, monkeypatch):
+    """Its form of them, compiled for the CPU: axes are split into more than blocks of 32."""
+    sharding = NamedSharding(the_mesh(), P(None, "data"))
+    values = np.random.default_rng(0).normal(size=(4, 4, length)).astype(np.float32)
+    rows = [[jax.device_put(value, sharding)] for value in values]
+    monkeypatch.setattr(_products, "MOST_SMALL", 0)  # as gradients that are large are multiplied
+    program = jax.jit(lambda rows: _products.gramian_of(rows, on_accelerator=True))
+    compiled = program.lower(rows).compile()
+    assert {match["kind"] for match in COLLECTIVE.finditer(compiled.as_text())} == {"all-reduce"}
+    flat = values.reshape(4, -1).astype(np.float64)
+    np.testing.assert_allclose(compiled(rows), flat @ flat.T, rtol=1e-5, atol=1e-2)

@@ -75,6 +75,18 @@ def test_jit_and_eager_agree(name):
         assert not leaf.weak_type
 
 
+@each_kind
+def test_numpy_arrays_serve_outside_of_jit(name):
+    """As gradients, losses and parameters."""
+    tx = FACTORIES[name]()
+    params = jax.tree.map(np.asarray, quadratic_params())
+    losses, grads = sa.value_and_component_grads(quadratic_losses)(params)
+    stacked, losses = jax.tree.map(np.asarray, (grads.stack(), losses))
+    h, state = tx.update(stacked, tx.init(params), params, losses=losses)
+    wanted, lazy_state = tx.update(grads, tx.init(params), params)
+    assert_close((h, sa.loss_weights(state)), (wanted, sa.loss_weights(lazy_state)))
+
+
 class AllVariants(chex.TestCase):
     @chex.all_variants(with_pmap=False)
     def test_the_weights(self):
