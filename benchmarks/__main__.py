@@ -102,8 +102,7 @@ def published_page() -> str:
         [
             "# What it costs",
             ABOUT + "What was measured [on a GPU](#on-a-gpu) comes last. How reliable training is "
-            "stands in "
-            "[reliability.md](reliability.md), which method is good for what in "
+            "stands in [reliability.md](reliability.md), which method is good for what in "
             "[evidence.md](evidence.md).",
             *sections(on_cpu, PICTURES[ON_A_CPU], "##"),
             "## On a GPU",

@@ -65,15 +65,12 @@ def squared_norms_of(
 
 
 def alignments_of(
-    rows: Sequence[Sequence[Array]], zeros: Collection[int] = (), on_accelerator: bool = False
+    rows: Sequence[Sequence[Array]], on_accelerator: bool = False
 ) -> Float[Array, " K"]:
-    """The inner products of K rows of leaves with the last, the K + 1st.
-
-    The arguments are those of `gramian_of`; small gradients are not multiplied otherwise.
-    """
+    """The inner products of K rows of leaves with the last, the K + 1st."""
     last = len(rows) - 1
     pairs = [(k, last) for k in range(last)]
-    return jnp.stack(_inner_products(rows, pairs, zeros, on_accelerator))
+    return jnp.stack(_inner_products(rows, pairs, (), on_accelerator))
 
 
 def weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:
