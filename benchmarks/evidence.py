@@ -1,6 +1,6 @@
 """Which method when: all methods on six problems, with honest statistics.
 
-    python -m benchmarks.evidence [--only PROBLEM ...] [--out FOLDER] [--quick]
+    python -m benchmarks.evidence [--only PROBLEM ...] [--rows ROW ...] [--out FOLDER] [--quick]
 
 Every method of the library with its default arguments, the plain sum and the best fixed weights of
 a grid train on the problems of `benchmarks/problems.py`, with equal budgets of gradients,
@@ -15,7 +15,6 @@ the fixed weights with it, are those that are best in the mean over the other se
 
 import contextlib
 import textwrap
-import time
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -196,9 +195,9 @@ QUICK = (PLAIN, FIXED, "softadapt, loss weighted", "normalized_gradients")  # wh
 
 
 def run(
-    problem: Problem, quick: bool, progress: rich.progress.Progress
+    problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """The rows of a problem, by method."""
+    """The rows of a problem, by method; those that are kept as they are."""
     names = [name for name in METHODS if name in QUICK or not quick]
     names = [name for name in names if name != "prior_loss" or problem.has_priors]
     task = progress.add_task(f"{problem.name}: data", total=len(names))
@@ -206,6 +205,9 @@ def run(
     with double_precision() if problem.is_double else contextlib.nullcontext():
         solver = problem.load(problem, progress)
         for index, name in enumerate(names):
+            if name in kept:
+                rows[name] = kept[name]
+                continue
             method = METHODS[name]
             progress.update(task, completed=index, description=f"{problem.name}: {name}")
             configs = configurations(problem, name)
@@ -220,13 +222,13 @@ def run(
     return with_comparisons(rows)
 
 
-def report_of(problem: Problem, quick: bool, progress: rich.progress.Progress) -> dict[str, Any]:
-    start = time.perf_counter()
-    rows = run(problem, quick, progress)
-    report = {
+def report_of(
+    problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, dict[str, Any]]
+) -> Report:
+    rows = run(problem, quick, progress, kept)
+    return {
         "machine": common.describe_machine(),
         "quick": quick,
-        "seconds": round(time.perf_counter() - start),
         "setting": problem.setting,
         "metric": problem.metric,
         "beside": problem.beside,
@@ -240,7 +242,6 @@ def report_of(problem: Problem, quick: bool, progress: rich.progress.Progress) -
         "seeds": len(rows[PLAIN]["values"]),
         "rows": rows,
     }
-    return common.restored(common.plain(report))
 
 
 # Tables and verdicts; every cell is text.
@@ -429,7 +430,7 @@ def setting_of(report: Report) -> str:
         f"{weights} were chosen (median; for {found['weights at an end']} of {report['seeds']} "
         "seeds with a ratio at an end of its grid); learning rate chosen at an end of its grid: "
         f"{', '.join(at_ends) or 'none'}. {report['seeds']} seeds. ({machine['cores']} cores of "
-        f"{machine['processor']}, {machine['date']}, jax {machine['jax']}, "
+        f"{machine['processor']}, {study.dates_of(report)}, jax {machine['jax']}, "
         f"{report['seconds']} seconds.)"
     )
 
@@ -504,6 +505,7 @@ STUDY = Study(
     name="evidence",
     description="Which method when: an evidence table.",
     problems=problems,
+    rows=tuple(METHODS),
     report_of=report_of,
     table_of=table_of,
     verdict_of=verdict_of,

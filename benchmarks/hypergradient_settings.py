@@ -174,6 +174,8 @@ class Setting(NamedTuple):
     batch: int | None = BATCH  # of the validation data; None: all of them
     is_preconditioned: bool = False  # the target's gradient, by the root mean squares of Adam
     floor: float = 0.0  # of the shares of the weights
+    start: float = 1.0  # of each further loss, where the first starts at 1
+    falls: bool = False  # the rate, with the root of the steps
     rule: str = "exponentiated"
     on_training: bool = False  # the target is the training loss on another batch
 
@@ -187,6 +189,10 @@ SETTINGS: dict[str, Setting] = {
     "every=10": Setting(every=10),
     "every=10, no faster steps": Setting(every=10, rate=2e-3),
     "every=50": Setting(every=50),
+    "main loss first": Setting(start=0.01),
+    "main loss first, every=10": Setting(start=0.01, every=10),
+    "rate falls, 0.8 over the root": Setting(rate=0.8, falls=True),
+    "main loss first, rate falls": Setting(start=0.01, rate=0.8, falls=True),
     "b1=0": Setting(b1=0.0),
     "b1=0.99": Setting(b1=0.99),
     "b2=0.99": Setting(b2=0.99),
@@ -228,11 +234,17 @@ def slopes_of(rule: str, components: Any, weights: jax.Array) -> jax.Array:
 
 def weighting(setting: Setting, num_losses: int) -> optax.GradientTransformationExtraArgs:
     """`sa.hypergradient`, or as much of it as a setting leaves."""
-    rate, every, floor = setting.rate, setting.every, setting.floor
-    adam = optax.adam(rate, b1=setting.b1, b2=setting.b2, eps=1e-15)
+    every, floor = setting.every, setting.floor
+    rate = setting.rate
+
+    def falling(count: jax.Array) -> jax.Array:
+        return setting.rate / jnp.sqrt(every * count + 1.0)
+
+    adam = optax.adam(falling if setting.falls else rate, b1=setting.b1, b2=setting.b2, eps=1e-15)
     inner = optax.sgd(rate) if setting.sgd else adam
     if not (setting.sgd or floor or setting.rule != "exponentiated"):
-        return sa.hypergradient(num_losses, adam, every=every)
+        priorities = [1.0, *[setting.start] * (num_losses - 1)]
+        return sa.hypergradient(num_losses, adam, priorities=priorities, every=every)
 
     def weigh(z: jax.Array) -> jax.Array:
         if setting.rule == "free":

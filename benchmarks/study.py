@@ -1,10 +1,11 @@
-"""Problems that are measured one by one: the command, and JSON, page and picture it makes."""
+"""Rows measured on problems, one by one: the command, and JSON, page and picture it makes."""
 
 import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.figure
@@ -26,7 +27,8 @@ class Study(NamedTuple):
     name: str  # of its files
     description: str
     problems: Callable[[bool], Mapping[str, Any]]  # of whether the run is quick
-    report_of: Callable[[Any, bool, rich.progress.Progress], Report]
+    rows: Sequence[str]
+    report_of: Callable[[Any, bool, rich.progress.Progress, dict[str, Any]], Report]
     table_of: Callable[[str, Report], common.Table]
     verdict_of: Callable[[Report], str]
     overall: Callable[[Reports], list[common.Table]]  # shown at the end
@@ -64,19 +66,42 @@ def write(study: Study, reports: Reports, out: pathlib.Path | None) -> list[path
     return [page_file, picture_file]
 
 
+def dates_of(report: Report) -> str:
+    """When its rows were measured, which may have been on several days."""
+    dates = sorted(row.get("date", report["machine"]["date"]) for row in report["rows"].values())
+    return dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+
+
 def measure(
     study: Study,
     chosen: list[str],
+    rows: list[str] | None,
     quick: bool,
     json_file: pathlib.Path,
     console: rich.console.Console,
 ) -> Reports:
-    """All reports, the new ones among the old; saved after each problem."""
+    """All reports, the new ones among the old; saved after each problem.
+
+    Of the problems that are chosen all rows are measured, or those named in `rows` and those that
+    are missing.
+    """
     json_file.parent.mkdir(parents=True, exist_ok=True)
     reports, problems = read(json_file), study.problems(quick)
     for name in (name for name in problems if name in chosen):
+        old = reports.get(name)
+        kept = {} if rows is None or old is None else dict(old["rows"])
+        for row in kept.values():
+            row.setdefault("date", old["machine"]["date"])
+        for row in rows or ():
+            kept.pop(row, None)
+        start = time.perf_counter()
         with common.progress(console) as progress:
-            reports[name] = study.report_of(problems[name], quick, progress)
+            report = study.report_of(problems[name], quick, progress, kept)
+        seconds = time.perf_counter() - start
+        for row in report["rows"].keys() - kept.keys():
+            report["rows"][row]["date"] = report["machine"]["date"]
+        report["seconds"] = round(seconds + (old["seconds"] if kept else 0))
+        reports[name] = common.restored(common.plain(report))
         common.show(study.table_of(name, reports[name]), console)
         console.print(study.verdict_of(reports[name]).replace("**", ""))
         reports = {known: reports[known] for known in problems if known in reports}
@@ -84,12 +109,20 @@ def measure(
     return reports
 
 
+def named(names: Iterable[str]) -> dict[str, str]:
+    """By what is typed for them."""
+    return {name.lower().replace(", ", "-").replace(" ", "-"): name for name in names}
+
+
 def run(study: Study) -> None:
     """The command."""
-    names = {name.lower().replace(" ", "-"): name for name in study.problems(True)}
+    names, rows = named(study.problems(True)), named(study.rows)
     parser = argparse.ArgumentParser(description=study.description)
     parser.add_argument(
         "--only", nargs="+", choices=names, metavar="PROBLEM", help=", ".join(names)
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=rows, metavar="ROW", help=f"keep the others; {', '.join(rows)}"
     )
     parser.add_argument("--out", type=pathlib.Path, help="folder (benchmarks/results)")
     parser.add_argument("--quick", action="store_true", help="two seeds, to see that it runs")
@@ -101,7 +134,8 @@ def run(study: Study) -> None:
         )
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
     chosen = [names[name] for name in args.only or names]
-    reports = measure(study, chosen, args.quick, json_file, console)
+    anew = None if args.rows is None else [rows[row] for row in args.rows]
+    reports = measure(study, chosen, anew, args.quick, json_file, console)
     for table in study.overall(reports):
         common.show(table, console)
     written = write(study, reports, args.out)
