@@ -17,7 +17,7 @@ from benchmarks import reliability
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-MODULES = [f"softadapt_optax.{module.name}" for module in pkgutil.iter_modules(sa.__path__)]
+MODULES = [m.name for m in pkgutil.walk_packages(sa.__path__, "softadapt_optax.")]
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL_BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 

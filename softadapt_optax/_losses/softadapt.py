@@ -233,7 +233,7 @@ def softadapt(
       ...     params = optax.apply_updates(params, updates)
       >>> weights = sa.loss_weights(opt_state, like=losses)
       >>> print(f"{weights['valley']:.2f} {weights['floor']:.2f}")
-      1.55 0.45
+      1.11 0.89
 
     References:
       Heydari, Thompson and Mehmood, `SoftAdapt: Techniques for Adaptive Loss Weighting of
