@@ -234,11 +234,10 @@ def slopes_of(rule: str, components: Any, weights: jax.Array) -> jax.Array:
 
 def weighting(setting: Setting, num_losses: int) -> optax.GradientTransformationExtraArgs:
     """`sa.hypergradient`, or as much of it as a setting leaves."""
-    every, floor = setting.every, setting.floor
-    rate = setting.rate
+    rate, every, floor = setting.rate, setting.every, setting.floor
 
     def falling(count: jax.Array) -> jax.Array:
-        return setting.rate / jnp.sqrt(every * count + 1.0)
+        return rate / jnp.sqrt(every * count + 1.0)
 
     adam = optax.adam(falling if setting.falls else rate, b1=setting.b1, b2=setting.b2, eps=1e-15)
     inner = optax.sgd(rate) if setting.sgd else adam

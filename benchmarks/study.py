@@ -98,8 +98,8 @@ def measure(
         with common.progress(console) as progress:
             report = study.report_of(problems[name], quick, progress, kept)
         seconds = time.perf_counter() - start
-        for row in report["rows"].keys() - kept.keys():
-            report["rows"][row]["date"] = report["machine"]["date"]
+        for row in report["rows"].values():
+            row.setdefault("date", report["machine"]["date"])
         report["seconds"] = round(seconds + (old["seconds"] if kept else 0))
         reports[name] = common.restored(common.plain(report))
         common.show(study.table_of(name, reports[name]), console)

@@ -234,7 +234,7 @@ def with_comparisons(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
 def run(
     problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, Any]
 ) -> dict[str, Any]:
-    """The rows of a problem, by name; those that are kept as they are."""
+    """The rows of a problem, by name; those that are kept as they are, but for new weights."""
     names = [name for name in ROWS if name in QUICK or not quick]
     names = [name for name in names if name != "prior_loss" or problem.has_priors]
     runs = [runs_of(name, problem) for name in names]
@@ -248,7 +248,7 @@ def run(
         def advance(share: float, number: int = number) -> None:
             progress.advance(bar, number * share)
 
-        if name in kept:
+        if {name, THEN_FIXED.get(name, name)} <= kept.keys():
             rows[name] = kept[name]
             advance(1.0)
             continue
@@ -437,6 +437,7 @@ def draw_rows(axes: plt.Axes, name: str, report: Report) -> None:
     axes.xaxis.set_minor_locator(plt.matplotlib.ticker.NullLocator())
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="x", labelsize="small")
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
 

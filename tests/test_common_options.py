@@ -175,7 +175,9 @@ def test_units_are_a_division_of_the_losses(method, every):
     inverse = 1 / units[None, :]
     plain = make(method, 3, every=every)
     divided = weights_of_steps(plain, losses * inverse, gradients * inverse[..., None])
-    np.testing.assert_allclose(ours, divided * inverse, rtol=1e-3, atol=1e-7)
+    # Frank-Wolfe turns the rounding of products, other on a GPU, into that of small weights.
+    smallest = 1e-7 if "frank_wolfe" in method else 1e-9
+    np.testing.assert_allclose(ours, divided * inverse, rtol=1e-3, atol=smallest)
 
 
 @each_kind

@@ -80,7 +80,8 @@ def hypergradient(
       weight_sum: the sum of the weights, > 0. Default: K, that of a plain sum of losses.
       priorities: q in any scale, >= 0, the weights to start from: K numbers, in order or by name,
         or functions of the step (see :func:`balance`). Where one loss is the main one and the
-        others are penalties or auxiliary tasks, 1 and 0.01 serve better than the default: all 1.
+        others are penalties or auxiliary tasks, 1 and 0.01 often serve better than the default:
+        all 1.
       units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
         Default: none.
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
