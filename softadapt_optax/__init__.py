@@ -18,7 +18,13 @@ from softadapt_optax._gradients.normalized_gradients import (
 )
 from softadapt_optax._gradients.pcgrad import PCGradState as PCGradState
 from softadapt_optax._gradients.pcgrad import pcgrad as pcgrad
+from softadapt_optax._losses.causal_weights import causal_weights as causal_weights
+from softadapt_optax._losses.cov_weighting import CoVWeightingState as CoVWeightingState
+from softadapt_optax._losses.cov_weighting import cov_weighting as cov_weighting
+from softadapt_optax._losses.dwa import DWAState as DWAState
+from softadapt_optax._losses.dwa import dwa as dwa
 from softadapt_optax._losses.fixed_weights import fixed_weights as fixed_weights
+from softadapt_optax._losses.gls import gls as gls
 from softadapt_optax._losses.initial_loss import InitialLossState as InitialLossState
 from softadapt_optax._losses.initial_loss import initial_loss as initial_loss
 from softadapt_optax._losses.learned_weights import LearnedWeightsState as LearnedWeightsState
@@ -27,6 +33,10 @@ from softadapt_optax._losses.prior_loss import cross_entropy_prior as cross_entr
 from softadapt_optax._losses.prior_loss import prior_loss as prior_loss
 from softadapt_optax._losses.prior_loss import squared_error_prior as squared_error_prior
 from softadapt_optax._losses.realtime_loss import realtime_loss as realtime_loss
+from softadapt_optax._losses.relobralo import ReLoBRaLoState as ReLoBRaLoState
+from softadapt_optax._losses.relobralo import relobralo as relobralo
+from softadapt_optax._losses.rlw import RLWState as RLWState
+from softadapt_optax._losses.rlw import rlw as rlw
 from softadapt_optax._losses.softadapt import SoftAdaptState as SoftAdaptState
 from softadapt_optax._losses.softadapt import softadapt as softadapt
 from softadapt_optax._losses.uncertainty import UncertaintyState as UncertaintyState
@@ -39,21 +49,29 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BalanceState",
+    "CoVWeightingState",
     "ComponentGrads",
     "Components",
+    "DWAState",
     "GradNormState",
     "HypergradientState",
     "InitialLossState",
     "LearnedWeightsState",
     "NormalizedGradientsState",
     "PCGradState",
+    "RLWState",
+    "ReLoBRaLoState",
     "SoftAdaptState",
     "UncertaintyState",
     "Weighting",
     "balance",
+    "causal_weights",
+    "cov_weighting",
     "cross_entropy_prior",
     "diagnostics",
+    "dwa",
     "fixed_weights",
+    "gls",
     "gradnorm",
     "hypergradient",
     "initial_loss",
@@ -64,6 +82,8 @@ __all__ = [
     "pcgrad",
     "prior_loss",
     "realtime_loss",
+    "relobralo",
+    "rlw",
     "softadapt",
     "squared_error_prior",
     "uncertainty",

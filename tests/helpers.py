@@ -89,6 +89,12 @@ def loss_only_factories():
         "prior_loss": lambda: sa.prior_loss(dict(zip(NAMES, [1.0, 0.5, 2.0], strict=True))),
         "realtime_loss": lambda: sa.realtime_loss(3, eps=0.05),
         "uncertainty": lambda: sa.uncertainty(3),
+        "dwa": lambda: sa.dwa(3, 0.5, window=2),
+        "gls": lambda: sa.gls(3),
+        "causal_weights": lambda: sa.causal_weights(NAMES, optax.linear_schedule(0.0, 0.1, 20)),
+        "cov_weighting": lambda: sa.cov_weighting(3, 0.9),
+        "relobralo": lambda: sa.relobralo(3, every=2),
+        "rlw": lambda: sa.rlw(3),
         "learned_weights, maximize": lambda: sa.learned_weights(3, optax.sgd(0.01), maximize=True),
     }
 

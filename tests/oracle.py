@@ -208,3 +208,75 @@ def min_norm_point_of_many(gradients: np.ndarray) -> np.ndarray:
     rows = np.vstack([gradients.T / scale, np.ones(len(gradients))])
     shares, _ = scipy.optimize.nnls(rows, np.append(np.zeros(gradients.shape[1]), 1.0))
     return shares @ gradients / shares.sum()
+
+
+# Methods that look at ratios of losses. Trajectories are of shape [steps, K], all present.
+
+
+def dwa_weights(trajectory, temperature=2.0, window=1):
+    """Liu et al. 2019, Eq. 7: K softmax of the mean loss over the one before, over T."""
+    trajectory, weights = np.asarray(trajectory, np.float64), []
+    num_losses = trajectory.shape[1]
+    for step in range(1, len(trajectory) + 1):
+        if step < 2 * window:
+            weights.append(np.ones(num_losses))
+            continue
+        last = trajectory[:step]
+        ratios = last[-window:].mean(axis=0) / last[-2 * window : -window].mean(axis=0)
+        exponentials = np.exp(ratios / temperature)
+        weights.append(num_losses * exponentials / exponentials.sum())
+    return np.array(weights)
+
+
+def gls_weights(losses):
+    """The derivative of the geometric mean by each loss."""
+    losses = np.asarray(losses, np.float64)
+    num_losses = losses.shape[-1]
+    roots = np.prod(losses ** (1 / num_losses), axis=-1, keepdims=True)
+    return roots / (num_losses * losses)
+
+
+def causal_weights(losses, epsilon):
+    losses = np.asarray(losses, np.float64)
+    return np.array([np.exp(-epsilon * losses[:k].sum()) for k in range(len(losses))])
+
+
+def cov_weights(trajectory, decay=None):
+    """Groenendijk et al. 2021: Welford's means and deviations; weights from those before."""
+    trajectory = np.asarray(trajectory, np.float64)
+    steps, num_losses = trajectory.shape
+    mean_loss, mean_ratio, squares = (np.zeros(num_losses) for _ in range(3))
+    weights = []
+    for t in range(steps):
+        losses = trajectory[t]
+        ratios = np.ones(num_losses) if t == 0 else losses / mean_loss
+        if t <= 1:
+            weights.append(np.full(num_losses, 1 / num_losses))
+        else:
+            coefficients = np.sqrt(squares / t + 1e-8) / mean_ratio
+            weights.append(coefficients / coefficients.sum())
+        kept = 0.0 if t == 0 else (1 - 1 / (t + 1) if decay is None else decay)
+        new_mean = kept * mean_ratio + (1 - kept) * ratios
+        if t > 0:
+            squares = squares + (ratios - mean_ratio) * (ratios - new_mean)
+        mean_ratio = new_mean
+        mean_loss = kept * mean_loss + (1 - kept) * losses
+    return np.array(weights)
+
+
+def relobralo_weights(trajectory, stays, alpha, temperature):
+    """Bischof and Kraus 2021, Eq. 11, with the draws of rho given, one for each step."""
+    trajectory = np.asarray(trajectory, np.float64)
+    num_losses = trajectory.shape[1]
+
+    def balanced(losses, reference):
+        ratios = losses / reference / temperature
+        exponentials = np.exp(ratios - ratios.max())
+        return num_losses * exponentials / exponentials.sum()
+
+    weights = [np.ones(num_losses)]
+    for t in range(1, len(trajectory)):
+        past = weights[-1] if stays[t] else balanced(trajectory[t], trajectory[0])
+        now = balanced(trajectory[t], trajectory[t - 1])
+        weights.append(alpha * past + (1 - alpha) * now)
+    return np.array(weights)

@@ -141,6 +141,30 @@ METHODS = {
         maximize=st.booleans(),
         every=every,
     ),
+    "dwa": with_common_options(sa.dwa, temperature=positive, window=st.integers(1, 3), every=every),
+    "gls": with_common_options(sa.gls, every=every),
+    "causal_weights": with_common_options(
+        sa.causal_weights, epsilon=st.sampled_from([0.0, 1.0, 1e4]), every=every
+    ),
+    "cov_weighting": with_common_options(
+        sa.cov_weighting,
+        optional=False,
+        decay=st.none() | st.sampled_from([0.1, 0.99]),
+        every=every,
+    ),
+    "relobralo": with_common_options(
+        sa.relobralo,
+        alpha=st.sampled_from([0.0, 0.999]),
+        temperature=positive,
+        expected_rho=st.sampled_from([0.0, 0.5, 1.0]),
+        every=every,
+    ),
+    "rlw": with_common_options(
+        sa.rlw,
+        optional=False,
+        distribution=st.sampled_from(["normal", "dirichlet"]),
+        every=every,
+    ),
     "gradnorm": with_common_options(sa.gradnorm, alpha=st.sampled_from([0.0, 1.5]), every=every),
     "normalized_gradients": with_common_options(
         sa.normalized_gradients, rate_exponent=st.sampled_from([0.0, 1.0]), every=every
