@@ -39,6 +39,7 @@ from softadapt_optax._losses.rlw import RLWState as RLWState
 from softadapt_optax._losses.rlw import rlw as rlw
 from softadapt_optax._losses.softadapt import SoftAdaptState as SoftAdaptState
 from softadapt_optax._losses.softadapt import softadapt as softadapt
+from softadapt_optax._losses.stch import stch as stch
 from softadapt_optax._losses.uncertainty import UncertaintyState as UncertaintyState
 from softadapt_optax._losses.uncertainty import uncertainty as uncertainty
 from softadapt_optax._state import BalanceState as BalanceState
@@ -86,6 +87,7 @@ __all__ = [
     "rlw",
     "softadapt",
     "squared_error_prior",
+    "stch",
     "uncertainty",
     "value_and_component_grads",
 ]

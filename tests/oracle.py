@@ -280,3 +280,11 @@ def relobralo_weights(trajectory, stays, alpha, temperature):
         now = balanced(trajectory[t], trajectory[t - 1])
         weights.append(alpha * past + (1 - alpha) * now)
     return np.array(weights)
+
+
+def stch_weights(trajectory, mu):
+    """Lin et al. 2024 in their code: of the logarithms of losses over the first."""
+    trajectory = np.asarray(trajectory, np.float64)
+    exponentials = (trajectory / trajectory[0]) ** (1 / mu)
+    shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return trajectory.shape[1] * shares / trajectory

@@ -132,7 +132,7 @@ METHODS = {
     "initial_loss": with_common_options(sa.initial_loss, steps=st.integers(1, 3), every=every),
     "realtime_loss": with_common_options(sa.realtime_loss, every=every),
     "uncertainty": with_common_options(
-        sa.uncertainty, penalty=st.sampled_from(["log", "log1p"]), every=every
+        sa.uncertainty, penalty=st.sampled_from(["log", "log1p", "imtl_l"]), every=every
     ),
     "learned_weights": with_common_options(
         sa.learned_weights,
@@ -165,6 +165,7 @@ METHODS = {
         distribution=st.sampled_from(["normal", "dirichlet"]),
         every=every,
     ),
+    "stch": with_common_options(sa.stch, mu=positive, log=st.booleans(), every=every),
     "gradnorm": with_common_options(sa.gradnorm, alpha=st.sampled_from([0.0, 1.5]), every=every),
     "normalized_gradients": with_common_options(
         sa.normalized_gradients, rate_exponent=st.sampled_from([0.0, 1.0]), every=every

@@ -41,6 +41,8 @@ METHODS = {
         k, alpha=0.5, temperature=1.0, expected_rho=0.5, **options
     ),
     "rlw": sa.rlw,
+    "stch": sa.stch,
+    "stch, log": lambda k, **options: sa.stch(k, 0.5, log=True, **options),
     "gradnorm": sa.gradnorm,
     "normalized_gradients": lambda k, **options: sa.normalized_gradients(k, 0.5, **options),
     "pcgrad": sa.pcgrad,
@@ -85,6 +87,7 @@ UNCOUPLED = (
 )
 # Second forms of a method: the laws hold for them too, which the slow run sees.
 SECOND_FORMS = (
+    "stch, log",
     "softadapt, normalized",
     "uncertainty, adam",
     "learned_weights, maximize",

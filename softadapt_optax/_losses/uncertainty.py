@@ -31,7 +31,7 @@ def uncertainty(
     num_losses: int | Sequence[str],
     optimizer: optax.GradientTransformation | None = None,
     *,
-    penalty: Literal["log", "log1p"] = "log",
+    penalty: Literal["log", "log1p", "imtl_l"] = "log",
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
     units: Units = None,
@@ -67,7 +67,9 @@ def uncertainty(
         ``optax.adam(1e-2)``.
       penalty: ``"log"``, :math:`\log \sigma`, that of the paper; or ``"log1p"``,
         :math:`\log(1 + \sigma^2)`, which is never negative, so that the objective is not
-        either; its weights rest at :math:`2 / (f_k + \sqrt{f_k^2 + 8 f_k})`, nearer to 1/2.
+        either; its weights rest at :math:`2 / (f_k + \sqrt{f_k^2 + 8 f_k})`, nearer to 1/2; or
+        ``"imtl_l"``, IMTL-L, twice the objective with ``"log"``: weights start at 1 and rest at
+        :math:`1 / f_k`.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
       priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
         the step (see :func:`balance`). Default: all 1.
@@ -97,11 +99,14 @@ def uncertainty(
       Kendall, Gal and Cipolla, `Multi-Task Learning Using Uncertainty to Weigh Losses for
       Scene Geometry and Semantics <https://arxiv.org/abs/1705.07115>`_, 2018, Eq. 7. Liebel and
       Körner, `Auxiliary Tasks in Multi-task Learning <https://arxiv.org/abs/1805.06334>`_,
-      2018, for the penalty that is never negative.
+      2018, for the penalty that is never negative. Liu, Li, Kuang, Xue, Chen, Yang, Liao and
+      Zhang, `Towards Impartial Multi-task Learning
+      <https://openreview.net/forum?id=IMPnRXEWpvr>`_, 2021, Eq. 6, for IMTL-L.
     """
     optimizer = optax.adam(1e-2) if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
-    check_choice("penalty", penalty, ("log", "log1p"))
+    check_choice("penalty", penalty, ("log", "log1p", "imtl_l"))
+    half = 1.0 if penalty == "imtl_l" else 0.5
 
     def init(num_losses: int) -> UncertaintyState:
         log_variances = jnp.zeros(num_losses, dtype=float)
@@ -111,8 +116,8 @@ def uncertainty(
         components: Components, state: UncertaintyState
     ) -> tuple[Float[Array, " K"], UncertaintyState]:
         s = state.log_variances
-        weights = 0.5 * jnp.exp(-s)
-        penalty_slopes = 0.5 if penalty == "log" else jax.nn.sigmoid(s)
+        weights = half * jnp.exp(-s)
+        penalty_slopes = jax.nn.sigmoid(s) if penalty == "log1p" else half
         slopes = penalty_slopes - weights * components.losses
         slopes = jnp.where(components.counted, slopes, 0.0)
         steps, optimizer_state = optimizer.update(slopes, state.variance_optimizer_state, s)

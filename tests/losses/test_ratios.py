@@ -97,6 +97,33 @@ def test_epsilon_may_be_a_schedule():
     np.testing.assert_allclose(found[:, 1], np.exp([0.0, -1.0, -2.0, -2.0]), rtol=1e-6)
 
 
+# A smooth maximum.
+
+
+@pytest.mark.parametrize("mu", [0.01, 0.5, 10.0])
+@pytest.mark.parametrize("log", [False, True])
+def test_stch_is_the_gradient_of_the_smooth_maximum(mu, log):
+    losses_fn = lambda x: (jnp.sum((x - 1.0) ** 2), jnp.sum(x**4) + 0.1, jnp.cosh(x[0]))
+    preferences = jnp.asarray([0.5, 2.0, 1.0])
+
+    def maximum(x):
+        losses = jnp.stack(losses_fn(x)) * preferences
+        values = jnp.log(losses) if log else losses
+        return (3 if log else 1) * mu * jax.nn.logsumexp(values / mu)
+
+    x = jnp.asarray([0.5, -2.0])
+    _, grads = sa.value_and_component_grads(losses_fn)(x)
+    tx = sa.stch(3, mu, log=log, units=1 / np.asarray(preferences))
+    h, _ = tx.update(grads, tx.init(x))
+    np.testing.assert_allclose(h, jax.grad(maximum)(x), rtol=1e-4)
+
+
+def test_stch_of_log_losses_over_their_start_is_that_of_the_authors():
+    losses = falling()
+    found = weights_along(sa.stch(3, 0.5, log=True, units="initial"), losses)
+    np.testing.assert_allclose(found, oracle.stch_weights(losses, 0.5), rtol=1e-4)
+
+
 # Coefficients of variation.
 
 
