@@ -5,6 +5,7 @@ from softadapt_optax._component_grads import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
+from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
 from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
 from softadapt_optax._gradients.hypergradient import HypergradientState as HypergradientState
@@ -18,6 +19,7 @@ from softadapt_optax._gradients.normalized_gradients import (
 )
 from softadapt_optax._gradients.pcgrad import PCGradState as PCGradState
 from softadapt_optax._gradients.pcgrad import pcgrad as pcgrad
+from softadapt_optax._gradients.upgrad import upgrad as upgrad
 from softadapt_optax._losses.causal_weights import causal_weights as causal_weights
 from softadapt_optax._losses.cov_weighting import CoVWeightingState as CoVWeightingState
 from softadapt_optax._losses.cov_weighting import cov_weighting as cov_weighting
@@ -70,6 +72,7 @@ __all__ = [
     "cov_weighting",
     "cross_entropy_prior",
     "diagnostics",
+    "dual_proj",
     "dwa",
     "fixed_weights",
     "gls",
@@ -89,5 +92,6 @@ __all__ = [
     "squared_error_prior",
     "stch",
     "uncertainty",
+    "upgrad",
     "value_and_component_grads",
 ]

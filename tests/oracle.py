@@ -99,16 +99,16 @@ def initial_loss_weights(trajectory: np.ndarray, steps: int) -> np.ndarray:
 
 def uncertainty_weights(trajectory: np.ndarray, rate: float, penalty: str) -> np.ndarray:
     """The same, for gradient descent on s = log sigma^2."""
-    s = np.zeros(trajectory.shape[1])
+    s, half = np.zeros(trajectory.shape[1]), 1.0 if penalty == "imtl_l" else 0.5
     weights_of_steps = []
     for losses in trajectory:
 
         def objective(s, losses=losses):
             variances = np.exp(s)
-            penalties = np.log(np.sqrt(variances)) if penalty == "log" else np.log(1 + variances)
-            return np.sum(losses / (2 * variances) + penalties)
+            penalties = np.log(1 + variances) if penalty == "log1p" else np.log(np.sqrt(variances))
+            return half * 2 * np.sum(losses / (2 * variances) + penalties)
 
-        weights_of_steps.append(1 / (2 * np.exp(s)))
+        weights_of_steps.append(half / np.exp(s))
         s = s - rate * slopes_of(objective, s)
     return np.array(weights_of_steps)
 
@@ -288,3 +288,30 @@ def stch_weights(trajectory, mu):
     exponentials = (trajectory / trajectory[0]) ** (1 / mu)
     shares = exponentials / exponentials.sum(axis=1, keepdims=True)
     return trajectory.shape[1] * shares / trajectory
+
+
+# Projections onto cones of gradients.
+
+
+def cone_weights(gramian, lower, ridge=0.0):
+    """The v >= lower that minimises v^T (G + ridge diag G) v, by nonnegative least squares.
+
+    In units of the norms, or the small gradients would drown in the rounding of the large.
+    """
+    gramian = np.asarray(gramian, np.float64)
+    norms = np.sqrt(np.diag(gramian))
+    cosines = gramian / np.outer(norms, norms) + ridge * np.eye(len(norms))
+    values, vectors = np.linalg.eigh(cosines)
+    root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    z, _ = scipy.optimize.nnls(root, -root @ (lower * norms), maxiter=10_000)
+    return lower + z / norms
+
+
+def upgrad_weights(gramian, ridge=0.0):
+    """Quinton and Rey 2024, Eq. 3 and Proposition 1, with equal preferences."""
+    size = len(gramian)
+    return sum(cone_weights(gramian, row, ridge) for row in np.eye(size) / size)
+
+
+def dual_proj_weights(gramian, ridge=0.0):
+    return cone_weights(gramian, np.full(len(gramian), 1 / len(gramian)), ridge)

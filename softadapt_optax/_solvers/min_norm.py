@@ -36,7 +36,7 @@ def two_gradient_weights(
     gramian = jnp.where(counted[:, None] & counted[None, :], gramian, 0.0)
     largest = jax.lax.stop_gradient(max_over(diagonal_of(gramian)))
     is_normal = largest >= float(np.finfo(gramian.dtype).tiny)
-    _, inverse = _root_powers(jnp.where(is_normal, largest, 1.0))
+    _, inverse = root_powers(jnp.where(is_normal, largest, 1.0))
     gramian = gramian * inverse * inverse
     distances = jnp.maximum(diagonal_of(gramian)[::-1] - gramian[0, 1], 0.0)
     distances = jnp.where(counted, distances, 0.0)
@@ -58,7 +58,7 @@ def least_squares_weights(
     # A gradient that vanishes is the minimiser: as if it were tiny and orthogonal to the others.
     gramian = jnp.where(jnp.eye(size, dtype=bool), jnp.maximum(gramian, tiny), gramian)
     squared_norms = jax.lax.stop_gradient(diagonal_of(gramian))
-    scales, inverse = _root_powers(jnp.where(counted, squared_norms, 1.0))
+    scales, inverse = root_powers(jnp.where(counted, squared_norms, 1.0))
     smallest = min_over(jnp.where(counted, scales, jnp.inf))
     c = jnp.where(counted, smallest * inverse, 0.0)
     pairs = counted[:, None] & counted[None, :]
@@ -89,11 +89,11 @@ def _least_squares_jvp(
     change = jax.jvp(gradient, primals, tangents)[1] * support
     cosines, c = primals
     matrix = (cosines + c[:, None] * c[None, :]) * support[:, None] * support[None, :]
-    inverse = _inverse(matrix + jnp.diag(1.0 - support))
+    inverse = inverse_of(matrix + jnp.diag(1.0 - support))
     return y, -jnp.sum(inverse * change[None, :], axis=1) * support
 
 
-def _inverse(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
+def inverse_of(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
     """The inverse of a positive definite matrix, finite also where it is singular."""
     size = matrix.shape[0]
     indices = jnp.arange(size)
@@ -109,7 +109,7 @@ def _inverse(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
     return jax.lax.fori_loop(0, size, exchange, matrix, unroll=size <= 8)
 
 
-def _root_powers(
+def root_powers(
     squares: Float[Array, "..."],
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """The largest powers of two that are not above the roots of positive numbers, and 1 over them.

@@ -18,7 +18,7 @@ def at_rest(tx):
     return np.asarray(weights_along(tx, STILL)[-1])
 
 
-@pytest.mark.parametrize("penalty", ["log", "log1p"])
+@pytest.mark.parametrize("penalty", ["log", "log1p", "imtl_l"])
 def test_uncertainty_agrees_with_the_oracle(penalty):
     tx = sa.uncertainty(3, optax.sgd(0.3), penalty=penalty)
     expected = oracle.uncertainty_weights(TRAJECTORY, 0.3, penalty)
@@ -26,11 +26,12 @@ def test_uncertainty_agrees_with_the_oracle(penalty):
     np.testing.assert_allclose(weights_along(tx, TRAJECTORY), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", ["log", "log1p"])
+@pytest.mark.parametrize("penalty", ["log", "log1p", "imtl_l"])
 def test_uncertainty_minimises_its_objective(penalty):
     weights = at_rest(sa.uncertainty(3, optax.sgd(0.5), penalty=penalty))
     losses = np.asarray(STILL[0])
     wanted = {"log": 1 / (2 * losses), "log1p": 2 / (losses + np.sqrt(losses**2 + 8 * losses))}
+    wanted["imtl_l"] = 1 / losses
     np.testing.assert_allclose(weights, wanted[penalty], rtol=1e-4)
 
 
