@@ -108,6 +108,8 @@ def gradient_factories():
         "normalized_gradients, rates": lambda: sa.normalized_gradients(3, 1.0, eps=0.05),
         "pcgrad": lambda: sa.pcgrad(3),
         "mgda": lambda: sa.mgda(3),
+        "upgrad": lambda: sa.upgrad(3),
+        "dual_proj, shared every": lambda: sa.dual_proj(3, shared=largest_leaf, every=2),
         "mgda, shared every": lambda: sa.mgda(3, "norm", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,
         "hypergradient": lambda: following(sa.hypergradient(3)),

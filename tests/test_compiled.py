@@ -93,6 +93,8 @@ GRADIENT_METHODS = {
     "normalized_gradients": sa.normalized_gradients,
     "pcgrad": sa.pcgrad,
     "mgda": sa.mgda,
+    "upgrad": sa.upgrad,
+    "dual_proj": sa.dual_proj,
 }
 # One that asks for norms and one that asks for the Gramian; the other two ask for the same.
 each_gradient_method = pytest.mark.parametrize(
@@ -102,6 +104,8 @@ each_gradient_method = pytest.mark.parametrize(
         "normalized_gradients",
         pytest.param("pcgrad", marks=pytest.mark.slow),
         "mgda",
+        pytest.param("upgrad", marks=pytest.mark.slow),
+        pytest.param("dual_proj", marks=pytest.mark.slow),
     ],
 )
 

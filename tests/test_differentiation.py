@@ -10,7 +10,15 @@ from test_properties import METHODS
 import softadapt_optax as sa
 
 K, STEPS = 3, 3
-WITH_GRADIENTS = ("gradnorm", "normalized_gradients", "pcgrad", "mgda", "hypergradient")
+WITH_GRADIENTS = (
+    "gradnorm",
+    "normalized_gradients",
+    "pcgrad",
+    "mgda",
+    "upgrad",
+    "dual_proj",
+    "hypergradient",
+)
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind
 QUICK = ("softadapt", "learned_weights", "gradnorm")
 QUICK_PERIODS = ("mgda",)

@@ -176,6 +176,10 @@ METHODS = {
         reduction=st.sampled_from(["sum", "mean"]),
         every=every,
     ),
+    "upgrad": with_common_options(sa.upgrad, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every),
+    "dual_proj": with_common_options(
+        sa.dual_proj, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every
+    ),
     "mgda": with_common_options(
         sa.mgda,
         normalization=st.sampled_from([None, "norm", "loss", "both"]),

@@ -47,6 +47,8 @@ METHODS = {
     "normalized_gradients": lambda k, **options: sa.normalized_gradients(k, 0.5, **options),
     "pcgrad": sa.pcgrad,
     "mgda": sa.mgda,
+    "upgrad": sa.upgrad,
+    "dual_proj": sa.dual_proj,
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
     "hypergradient": lambda k, **options: following(
