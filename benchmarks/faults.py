@@ -11,6 +11,7 @@ takes a minute and a half on two cores.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -25,21 +26,18 @@ import rich.progress
 import rich.table
 
 import softadapt_optax as sa
+from benchmarks import methods
 
 K, BATCH, FEATURES, WIDTH = 3, 32, 8, 16
 METHODS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
-    "fixed_weights": lambda: sa.fixed_weights([1.0, 0.5, 2.0]),
-    "prior_loss": lambda: sa.prior_loss([1.0, 0.7, 0.5]),
+    **{
+        name: functools.partial(methods.make, name, K, eps=0.05)
+        for name in methods.ALL
+        if name != "hypergradient"
+    },
     "initial_loss": lambda: sa.initial_loss(K, steps=10),
-    "realtime_loss": lambda: sa.realtime_loss(K, eps=0.05),
     "softadapt": lambda: sa.softadapt(K, loss_weighted=True),
     "softadapt, every=5": lambda: sa.softadapt(K, rate="relative", normalized=True, every=5),
-    "uncertainty": lambda: sa.uncertainty(K),
-    "learned_weights": lambda: sa.learned_weights(K),
-    "gradnorm": lambda: sa.gradnorm(K),
-    "normalized_gradients": lambda: sa.normalized_gradients(K, eps=0.05),
-    "pcgrad": lambda: sa.pcgrad(K),
-    "mgda": lambda: sa.mgda(K),
     "mgda, every=5": lambda: sa.mgda(K, every=5),
 }
 PATTERNS = ("none", "1 %", "10 %", "bursts", "one for ever")

@@ -30,7 +30,7 @@ import matplotlib.patches
 import optax
 
 import softadapt_optax as sa
-from benchmarks import models
+from benchmarks import methods, models
 from benchmarks.common import (
     ONE_PASS,
     SOFTADAPT,
@@ -65,17 +65,8 @@ def is_installed() -> bool:
 
 def weightings(k: int) -> dict[str, optax.GradientTransformationExtraArgs]:
     return {
-        "fixed_weights": sa.fixed_weights([1.0] * k),
-        "initial_loss": sa.initial_loss(k),
-        "realtime_loss": sa.realtime_loss(k),
-        "softadapt": sa.softadapt(k),
+        **{name: methods.make(name, k) for name in (*methods.ON_LOSSES, *methods.ON_GRADIENTS)},
         "softadapt, every=10": sa.softadapt(k, every=10),
-        "uncertainty": sa.uncertainty(k),
-        "learned_weights": sa.learned_weights(k),
-        "gradnorm": sa.gradnorm(k),
-        "normalized_gradients": sa.normalized_gradients(k),
-        "pcgrad": sa.pcgrad(k),
-        "mgda": sa.mgda(k),
         "mgda, every=100": sa.mgda(k, every=100),
     }
 

@@ -10,6 +10,7 @@ cores.
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -26,21 +27,17 @@ import rich.progress
 import rich.table
 
 import softadapt_optax as sa
+from benchmarks import methods
 
 K, WEIGHT_SUM, WARM_UP = 3, 3.0, 1000
 METHODS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
-    "fixed_weights": lambda: sa.fixed_weights([0.5, 1.0, 1.5]),
-    "prior_loss": lambda: sa.prior_loss([1.0, 0.7, 0.5], weight_sum=WEIGHT_SUM),
-    "initial_loss": lambda: sa.initial_loss(K, steps=10, weight_sum=WEIGHT_SUM),
-    "realtime_loss": lambda: sa.realtime_loss(K, weight_sum=WEIGHT_SUM),
+    **{
+        name: functools.partial(methods.make, name, K, weight_sum=WEIGHT_SUM)
+        for name in methods.ALL
+        if name != "hypergradient"
+    },
     "softadapt": lambda: sa.softadapt(K, loss_weighted=True, weight_sum=WEIGHT_SUM),
     "softadapt, every=7": lambda: sa.softadapt(K, rate="relative", weight_sum=WEIGHT_SUM, every=7),
-    "uncertainty": lambda: sa.uncertainty(K, weight_sum=WEIGHT_SUM),
-    "learned_weights": lambda: sa.learned_weights(K, weight_sum=WEIGHT_SUM),
-    "gradnorm": lambda: sa.gradnorm(K, weight_sum=WEIGHT_SUM),
-    "normalized_gradients": lambda: sa.normalized_gradients(K, weight_sum=WEIGHT_SUM),
-    "pcgrad": lambda: sa.pcgrad(K, weight_sum=WEIGHT_SUM),
-    "mgda": lambda: sa.mgda(K, weight_sum=WEIGHT_SUM),
 }
 
 

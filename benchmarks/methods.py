@@ -1,0 +1,32 @@
+"""The methods of the library, found in its rooms: who goes through all goes through new ones too."""
+
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import optax
+
+import softadapt_optax as sa
+from softadapt_optax import _gradients, _losses
+
+
+def _in(room: ModuleType) -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(room.__path__)]
+
+
+# Each is a module with a factory of its name.
+ON_LOSSES = _in(_losses)
+ON_GRADIENTS = [name for name in _in(_gradients) if name != "hypergradient"]
+ALL = [*ON_LOSSES, *ON_GRADIENTS, "hypergradient"]  # of which the last wants a target
+
+
+def make(name: str, num_losses: int, **options: Any) -> optax.GradientTransformationExtraArgs:
+    """The method with its defaults but for those options that it has.
+
+    Weights and prior losses, where it cannot do without, are 1.
+    """
+    factory = getattr(sa, name)
+    parameters = list(inspect.signature(factory).parameters)
+    first = num_losses if parameters[0] == "num_losses" else [1.0] * num_losses
+    return factory(first, **{key: options[key] for key in parameters if key in options})
