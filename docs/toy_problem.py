@@ -156,6 +156,17 @@ def families() -> dict[str, list[Method]]:
             Method("initial_loss", sa.initial_loss(2, weight_sum=2.0)),
             Method("prior_loss", sa.prior_loss(prior, weight_sum=2.0)),
             Method("realtime_loss", sa.realtime_loss(2, weight_sum=2.0)),
+            Method("gls", sa.gls(2, weight_sum=2.0)),
+            Method(
+                "stch, losses over priors", sa.stch(2, 0.3 * unit_prior, weight_sum=2.0), by_prior
+            ),
+        ],
+        "ratios": [
+            plain,
+            Method("dwa", sa.dwa(2, weight_sum=2.0)),
+            Method("relobralo", sa.relobralo(2, weight_sum=2.0)),
+            Method("cov_weighting", sa.cov_weighting(2, weight_sum=2.0)),
+            Method("rlw", sa.rlw(2, weight_sum=2.0)),
         ],
         "softadapt": [
             plain,
@@ -197,6 +208,12 @@ def families() -> dict[str, list[Method]]:
             Method("pcgrad", sa.pcgrad(2, weight_sum=2.0)),
             Method("mgda", sa.mgda(2, weight_sum=2.0)),
             Method('mgda, normalization="loss"', sa.mgda(2, "loss", weight_sum=2.0)),
+        ],
+        "conflicts": [
+            plain,
+            Method("upgrad", sa.upgrad(2, weight_sum=2.0)),
+            Method("dual_proj", sa.dual_proj(2, weight_sum=2.0)),
+            Method("upgrad, losses over priors", sa.upgrad(2, weight_sum=2.0), by_prior),
         ],
         "target": [
             plain,
@@ -370,6 +387,8 @@ TITLES = {
     "softadapt": "SoftAdapt",
     "learned": "Learned weights",
     "gradients": "Weights from gradients",
+    "ratios": "Weights from how losses move",
+    "conflicts": "Weights that settle conflicts",
     "target": "Weights that follow a target",
 }
 
