@@ -107,3 +107,58 @@ def test_uncertainty_follows_their_training():
         optimizer.step()
     weights = weights_along(sa.uncertainty(3, optax.sgd(0.3)), trajectory)
     np.testing.assert_allclose(weights, their_weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["UPGrad", "DualProj"])
+@pytest.mark.parametrize("num_losses", [2, 3, 8])
+def test_projections_onto_the_cone(name, num_losses):
+    """Their ridge is one for all gradients, a share of the trace, and larger.
+
+    Where norms are far apart it is all that counts for the smaller gradients, and where gradients
+    are nearly parallel it matters too: there the weights are compared with those of the oracle
+    alone (tests/gradients/test_upgrad.py).
+    """
+    method = {"UPGrad": "upgrad", "DualProj": "dual_proj"}[name]
+    weighting = getattr(aggregation, f"{name}Weighting")()
+    for seed in range(3):
+        gradients = gradient_cases(num_losses, seed)["random"]
+        wanted = theirs(weighting, gradients) @ gradients
+        h = ours(make(method, num_losses), gradients) @ gradients
+        np.testing.assert_allclose(h, wanted, atol=2e-3 * np.linalg.norm(wanted))
+
+
+def their_gradients(scalarizer, trajectory):
+    """Those of a scalarizer by the losses, step by step."""
+    found = []
+    for losses in trajectory:
+        values = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
+        scalarizer(values).backward()
+        found.append(values.grad.numpy())
+    return np.asarray(found)
+
+
+def test_one_number_of_all_losses():
+    trajectory = np.random.default_rng(0).uniform(0.1, 3.0, (15, 3))
+    units, mu = np.array([0.5, 1.0, 4.0]), 0.3
+    preferences = torch.tensor(1 / units, dtype=torch.float64)
+    for tx, scalarizer in (
+        (sa.gls(3), scalarization.GeometricMean()),
+        (sa.stch(3, mu, units=tuple(units)), scalarization.STCH(mu, weights=preferences)),
+    ):
+        wanted = their_gradients(scalarizer, trajectory)
+        np.testing.assert_allclose(weights_along(tx, trajectory), wanted, rtol=1e-5)
+
+
+def test_imtl_l_follows_their_training():
+    trajectory = np.random.default_rng(0).uniform(0.1, 3.0, (15, 3))
+    scalarizer = scalarization.IMTLL(3)
+    optimizer = torch.optim.SGD(scalarizer.parameters(), lr=0.1)
+    their_weights = []
+    for losses in trajectory:
+        values = torch.tensor(losses, dtype=torch.float32, requires_grad=True)
+        optimizer.zero_grad()
+        scalarizer(values).backward()
+        their_weights.append(values.grad.numpy().copy())
+        optimizer.step()
+    tx = sa.uncertainty(3, optax.sgd(0.1), penalty="imtl_l")
+    np.testing.assert_allclose(weights_along(tx, trajectory), their_weights, rtol=1e-5)
