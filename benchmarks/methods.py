@@ -1,4 +1,4 @@
-"""The methods of the library, found in its rooms: who goes through all goes through new ones too."""
+"""The methods of the library, found in its rooms: what goes through all goes through new ones."""
 
 import inspect
 import pkgutil

@@ -10,6 +10,7 @@ import pytest
 from helpers import following, gradient_cases, weights_of_steps
 
 import softadapt_optax as sa
+from benchmarks import methods
 
 STEPS = 8
 
@@ -55,6 +56,11 @@ METHODS = {
         sa.hypergradient(k, optax.sgd(0.05), **options)
     ),
 }
+
+
+def test_the_laws_are_those_of_every_method():
+    named = {name.split(",")[0] for name in METHODS}
+    assert named == set(methods.ALL) - {"prior_loss"}  # fixed weights by another name
 
 
 @functools.cache
