@@ -10,6 +10,8 @@ from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
 from softadapt_optax._gradients.hypergradient import HypergradientState as HypergradientState
 from softadapt_optax._gradients.hypergradient import hypergradient as hypergradient
+from softadapt_optax._gradients.lr_annealing import LRAnnealingState as LRAnnealingState
+from softadapt_optax._gradients.lr_annealing import lr_annealing as lr_annealing
 from softadapt_optax._gradients.mgda import mgda as mgda
 from softadapt_optax._gradients.normalized_gradients import (
     NormalizedGradientsState as NormalizedGradientsState,
@@ -59,6 +61,7 @@ __all__ = [
     "GradNormState",
     "HypergradientState",
     "InitialLossState",
+    "LRAnnealingState",
     "LearnedWeightsState",
     "NormalizedGradientsState",
     "PCGradState",
@@ -81,6 +84,7 @@ __all__ = [
     "initial_loss",
     "learned_weights",
     "loss_weights",
+    "lr_annealing",
     "mgda",
     "normalized_gradients",
     "pcgrad",

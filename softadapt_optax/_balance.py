@@ -124,11 +124,11 @@ def balance(
         the first step gives in which it is there. Gradients are those of the last step of each
         period, and losses absent then are not recorded by methods that look at gradients. Steps
         with a non-finite loss do not count. Static.
-      shared: the parameters over which ``Components.gramian`` and ``squared_norms`` are
-        taken, those that all losses share: a pytree of bools (the parameters' structure or a
-        prefix of it) or a function of the parameters that gives one. Parameters that an optimizer
-        behind leaves frozen count all the same, unless ``shared`` leaves them out. Default: all of
-        them.
+      shared: the parameters over which ``Components.gramian``, ``squared_norms`` and
+        ``magnitudes`` are taken, those that all losses share: a pytree of bools (the parameters'
+        structure or a prefix of it) or a function of the parameters that gives one. Parameters that
+        an optimizer behind leaves frozen count all the same, unless ``shared`` leaves them out.
+        Default: all of them.
       sum_outside: whether parameters that are not ``shared``, such as the heads of tasks, get
         the plain sum of the gradients (times ``priorities``, over the units) instead of the
         weighted one.
@@ -310,7 +310,7 @@ def _prepared(options: Options, grads: ComponentGrads, mask: PyTree[bool] | None
     """The gradients in the form in which they are cheapest."""
     if options.needs.gradients and options.every > 1:
         return grads.formed_anew()
-    if options.needs.products:
+    if options.needs.forms_gradients:
         return grads.formed(mask, options.lean)
     return grads
 

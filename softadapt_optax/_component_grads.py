@@ -15,7 +15,13 @@ from softadapt_optax._masks import merge, select
 from softadapt_optax._misuse import refuse_to_flatten
 from softadapt_optax._passes import Derivatives
 from softadapt_optax._per_loss import as_component_array, names_of, ordered_array, permuted
-from softadapt_optax._products import alignments_of, gramian_of, squared_norms_of, weighted_sum
+from softadapt_optax._products import (
+    alignments_of,
+    gramian_of,
+    magnitudes_of,
+    squared_norms_of,
+    weighted_sum,
+)
 from softadapt_optax._targets import leaves_of_direction
 
 
@@ -100,6 +106,20 @@ class ComponentGrads:
         r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone."""
         return self._products(squared_norms_of, mask)
 
+    def magnitudes(self, mask: PyTree[bool] | None = None) -> Float[Array, "2 K"]:
+        r"""The largest and the mean absolute value of the entries of each gradient.
+
+        Args:
+          mask: a pytree of bools, the parameters' structure or a prefix of it; only
+            parameters under ``True`` count, all entries of them, whether a loss depends on them
+            or not. Default: all of them.
+
+        Returns:
+          An array of shape [2, K], float32, or float64 under x64.
+        """
+        rows = [floating_leaves(select(mask, grads)) for grads in self._derivatives.pull_each()]
+        return jnp.stack([magnitudes_of(row, axes_of(self.losses)) for row in rows], axis=1)
+
     def alignments(self, direction: PyTree, mask: PyTree[bool] | None = None) -> Float[Array, " K"]:
         r"""The inner products :math:`\langle \nabla f_k, v \rangle` with a direction v.
 
@@ -125,8 +145,7 @@ class ComponentGrads:
 
     def squared_norm(self, direction: PyTree, mask: PyTree[bool] | None = None) -> Float[Array, ""]:
         """That of a direction, over the parameters that count."""
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(select(mask, direction))]
-        leaves = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        leaves = floating_leaves(select(mask, direction))
         return _products(squared_norms_of, [leaves], self.losses)[0]
 
     def _products(self, products_of: Callable[..., Array], mask: PyTree[bool] | None) -> Array:
@@ -268,6 +287,12 @@ def _products(
         return one_of(None, functools.partial(elsewhere, on_accelerator=True), elsewhere, rows[0])
 
     return summed_over_pieces(on_device, rows, losses)
+
+
+def floating_leaves(tree: PyTree) -> list[Array]:
+    """The leaves that are gradients; those by parameters of integer dtype are not."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def listed_names(losses: PyTree) -> list[str] | None:

@@ -51,12 +51,14 @@ class Products(NamedTuple):
     Attributes:
       gramian: the inner products of all pairs, shape [K, K].
       squared_norms: shape [K].
+      magnitudes: the largest and the mean absolute value of the entries of each, shape [2, K].
       alignments: the inner products with the target, shape [K].
       squared_target_norm: that of the target, if there are norms too.
     """
 
     gramian: PyTree[Float[Array, "K K"]]
     squared_norms: PyTree[Float[Array, " K"]]
+    magnitudes: PyTree[Float[Array, "2 K"]]
     alignments: PyTree[Float[Array, " K"]]
     squared_target_norm: PyTree[Float[Array, ""]]
 
@@ -65,6 +67,7 @@ class Products(NamedTuple):
         return Products(
             jax.tree.map(lambda gramian: gramian * inverse[:, None] * inverse[None, :], self[0]),
             jax.tree.map(lambda norms: norms * inverse * inverse, self.squared_norms),
+            jax.tree.map(lambda magnitudes: magnitudes * inverse[None, :], self.magnitudes),
             jax.tree.map(lambda alignments: alignments * inverse, self.alignments),
             self.squared_target_norm,
         )
@@ -97,6 +100,7 @@ def _products(needs: Needs, gradients: Gradients, counted: Bool[Array, " K"]) ->
     grads, mask, target_fn = gradients
     gramian: PyTree = ()
     squared_norms: PyTree = ()
+    magnitudes: PyTree = ()
     alignments: PyTree = ()
     squared_target_norm: PyTree = ()
     if needs.products == "gramian":
@@ -104,12 +108,16 @@ def _products(needs: Needs, gradients: Gradients, counted: Bool[Array, " K"]) ->
         squared_norms = diagonal_of(gramian)
     elif needs.products == "squared_norms":
         squared_norms = jnp.where(counted, grads.squared_norms(mask), 0.0)
+    if needs.magnitudes:
+        magnitudes = grads.magnitudes(mask)
+        magnitudes = jnp.where(jnp.isfinite(magnitudes), magnitudes, jnp.nan)
+        magnitudes = jnp.where(counted[None, :], magnitudes, 0.0)
     if target_fn is not None:
         target = target_fn()
         alignments = jnp.where(counted, grads.alignments(target, mask), 0.0)
         if needs.products is not None:
             squared_target_norm = grads.squared_norm(target, mask)
-    return Products(gramian, squared_norms, alignments, squared_target_norm)
+    return Products(gramian, squared_norms, magnitudes, alignments, squared_target_norm)
 
 
 def _components(
@@ -131,6 +139,7 @@ def _components(
         step=state.step_count if is_kept(state.step_count) else jnp.zeros((), dtype=jnp.int32),
         gramian=lambda: products.gramian,
         squared_norms=lambda: products.squared_norms,
+        magnitudes=lambda: products.magnitudes,
         alignments=lambda: products.alignments,
     )
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from softadapt_optax._devices import axes_of
+from softadapt_optax._devices import Axes, axes_of, largest_over, summed_over
 from softadapt_optax._reductions import diagonal_of
 
 # Products of gradients are written out one by one for up to so many losses. Beyond, stacks of
@@ -71,6 +71,26 @@ def alignments_of(
     last = len(rows) - 1
     pairs = [(k, last) for k in range(last)]
     return jnp.stack(_inner_products(rows, pairs, (), on_accelerator))
+
+
+def magnitudes_of(leaves: Sequence[Array], axes: Axes) -> Float[Array, "2"]:
+    """The largest and the mean absolute value of all entries of the leaves of one gradient.
+
+    Args:
+      leaves: of which each device has a piece where they differ over more axes than the losses.
+      axes: those over which the losses differ.
+    """
+    largest, total, count = (jnp.zeros((), dtype=float) for _ in range(3))
+    for leaf in leaves:
+        if leaf.size == 0:
+            continue
+        pieces = axes_of(leaf) - axes
+        sizes = jnp.atleast_1d(jnp.abs(_at_least_float32(leaf)))
+        largest = jnp.maximum(largest, largest_over(pieces, jnp.max(sizes)).astype(float))
+        # One axis at a time, as in `_inner_products`.
+        total += summed_over(pieces, jnp.sum(jnp.sum(sizes, axis=-1))).astype(float)
+        count += summed_over(pieces, jnp.asarray(leaf.size, dtype=float))
+    return jnp.stack([largest, total / jnp.maximum(count, 1.0)])
 
 
 def weighted_sum(weights: Float[Array, " K"], each: Sequence[PyTree]) -> PyTree:

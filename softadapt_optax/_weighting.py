@@ -36,6 +36,8 @@ class Components(NamedTuple):
         for rare use there is the ``every`` of :func:`balance`. If one is not finite,
         weights and state stay as they were, whatever the method makes of it.
       squared_norms: the same for their squared norms alone, shape [K].
+      magnitudes: the same for the largest and the mean absolute value of the entries of each
+        gradient, shape [2, K]; NaN in the place of what is not finite.
       alignments: the same for the inner products of the K gradients with the ``target`` of
         ``update``, shape [K].
     """
@@ -48,6 +50,7 @@ class Components(NamedTuple):
     step: Int[Array, ""]
     gramian: Callable[[], Float[Array, "K K"]]
     squared_norms: Callable[[], Float[Array, " K"]]
+    magnitudes: Callable[[], Float[Array, "2 K"]]
     alignments: Callable[[], Float[Array, " K"]]
 
     @property
@@ -109,6 +112,7 @@ class Needs(NamedTuple):
 
     Attributes:
       products: of gradients, ``"gramian"`` or ``"squared_norms"``; None if it asks for none.
+      magnitudes: whether it asks for those of the entries of the gradients.
       target: whether it asks for alignments with a target.
       step: whether it asks for the step.
       loops: whether it has loops or branches, so that it costs more than some arithmetic.
@@ -117,6 +121,7 @@ class Needs(NamedTuple):
     """
 
     products: str | None
+    magnitudes: bool
     target: bool
     step: bool
     loops: bool
@@ -125,7 +130,12 @@ class Needs(NamedTuple):
     @property
     def gradients(self) -> bool:
         """Whether it asks for anything that is made of gradients."""
-        return self.products is not None or self.target
+        return self.forms_gradients or self.target
+
+    @property
+    def forms_gradients(self) -> bool:
+        """Whether it asks for what only the K gradients themselves give."""
+        return self.products is not None or self.magnitudes
 
     @property
     def is_cheap(self) -> bool:
@@ -156,6 +166,7 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
             step=step,
             gramian=lambda: zeros("gramian", num_losses, num_losses),
             squared_norms=lambda: zeros("squared_norms", num_losses),
+            magnitudes=lambda: zeros("magnitudes", 2, num_losses),
             alignments=lambda: zeros("alignments", num_losses),
         )
         return weighting.update(components, weighting.init(num_losses))
@@ -164,6 +175,7 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
     operands = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
     return Needs(
         products=next((name for name in ("gramian", "squared_norms") if name in asked), None),
+        magnitudes="magnitudes" in asked,
         target="alignments" in asked,
         step=id(jaxpr.invars[0]) in operands,
         loops=_has_loops(jaxpr),

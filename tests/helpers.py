@@ -109,6 +109,10 @@ def gradient_factories():
         "pcgrad": lambda: sa.pcgrad(3),
         "mgda": lambda: sa.mgda(3),
         "upgrad": lambda: sa.upgrad(3),
+        "lr_annealing": lambda: sa.lr_annealing(NAMES, "near"),
+        "lr_annealing, shared every": lambda: sa.lr_annealing(
+            3, 0, statistic="mean", shared=largest_leaf, every=2
+        ),
         "dual_proj, shared every": lambda: sa.dual_proj(3, shared=largest_leaf, every=2),
         "mgda, shared every": lambda: sa.mgda(3, "norm", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,

@@ -315,3 +315,20 @@ def upgrad_weights(gramian, ridge=0.0):
 
 def dual_proj_weights(gramian, ridge=0.0):
     return cone_weights(gramian, np.full(len(gramian), 1 / len(gramian)), ridge)
+
+
+# Sizes of gradients beside that of a reference.
+
+
+def lr_annealing_weights(gradients, reference, alpha=0.9, statistic="max"):
+    """Wang, Teng and Perdikaris 2021, Algorithm 1, one loss at a time; [steps, K, parameters]."""
+    top = {"max": max, "mean": np.mean, "norm": np.linalg.norm}[statistic]
+    bottom = np.linalg.norm if statistic == "norm" else np.mean
+    rows, weights = [], np.ones(np.shape(gradients)[1])
+    for vectors in np.abs(np.asarray(gradients, np.float64)):
+        for k, vector in enumerate(vectors):
+            if k != reference:
+                ratio = top(vectors[reference]) / bottom(vector)
+                weights[k] = (1 - alpha) * weights[k] + alpha * ratio
+        rows.append(weights.copy())
+    return np.array(rows)

@@ -95,6 +95,7 @@ GRADIENT_METHODS = {
     "mgda": sa.mgda,
     "upgrad": sa.upgrad,
     "dual_proj": sa.dual_proj,
+    "lr_annealing": lambda k, **options: sa.lr_annealing(k, 0, **options),
 }
 # One that asks for norms and one that asks for the Gramian; the other two ask for the same.
 each_gradient_method = pytest.mark.parametrize(
@@ -106,6 +107,7 @@ each_gradient_method = pytest.mark.parametrize(
         "mgda",
         pytest.param("upgrad", marks=pytest.mark.slow),
         pytest.param("dual_proj", marks=pytest.mark.slow),
+        pytest.param("lr_annealing", marks=pytest.mark.slow),
     ],
 )
 

@@ -17,6 +17,7 @@ WITH_GRADIENTS = (
     "mgda",
     "upgrad",
     "dual_proj",
+    "lr_annealing",
     "hypergradient",
 )
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind

@@ -180,6 +180,13 @@ METHODS = {
     "dual_proj": with_common_options(
         sa.dual_proj, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every
     ),
+    "lr_annealing": with_common_options(
+        sa.lr_annealing,
+        reference=st.just(0),
+        alpha=st.sampled_from([0.1, 1.0]),
+        statistic=st.sampled_from(["max", "mean", "norm"]),
+        every=every,
+    ),
     "mgda": with_common_options(
         sa.mgda,
         normalization=st.sampled_from([None, "norm", "loss", "both"]),

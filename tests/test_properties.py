@@ -50,6 +50,10 @@ METHODS = {
     "mgda": sa.mgda,
     "upgrad": sa.upgrad,
     "dual_proj": sa.dual_proj,
+    "lr_annealing": lambda k, **options: sa.lr_annealing(k, 0, alpha=0.5, **options),
+    "lr_annealing, norm": lambda k, **options: sa.lr_annealing(
+        k, 0, alpha=0.5, statistic="norm", **options
+    ),
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
     "hypergradient": lambda k, **options: following(
@@ -101,6 +105,7 @@ SECOND_FORMS = (
     "learned_weights, maximize",
     "mgda, both",
     "mgda, frank_wolfe",
+    "lr_annealing, norm",
 )
 
 
@@ -180,7 +185,14 @@ def test_weights_are_finite_and_not_negative(method, case):
         np.testing.assert_allclose(summed / 2.5, ratios, rtol=1e-4, atol=1e-6)
 
 
-@of_methods([name for name in METHODS if name not in ("causal_weights", "rlw")])
+@of_methods(
+    [
+        name
+        for name in METHODS
+        # In an order, random, and with a loss that is singled out.
+        if name not in ("causal_weights", "rlw", "lr_annealing", "lr_annealing, norm")
+    ]
+)
 def test_the_order_of_the_losses_does_not_matter(method):
     losses, gradients = history_of(4)
     order = np.array([2, 0, 3, 1])
