@@ -19,6 +19,7 @@ from softadapt_optax._gradients.normalized_gradients import (
 from softadapt_optax._gradients.normalized_gradients import (
     normalized_gradients as normalized_gradients,
 )
+from softadapt_optax._gradients.ntk_weights import ntk_weights as ntk_weights
 from softadapt_optax._gradients.pcgrad import PCGradState as PCGradState
 from softadapt_optax._gradients.pcgrad import pcgrad as pcgrad
 from softadapt_optax._gradients.upgrad import upgrad as upgrad
@@ -46,6 +47,7 @@ from softadapt_optax._losses.softadapt import softadapt as softadapt
 from softadapt_optax._losses.stch import stch as stch
 from softadapt_optax._losses.uncertainty import UncertaintyState as UncertaintyState
 from softadapt_optax._losses.uncertainty import uncertainty as uncertainty
+from softadapt_optax._ntk import ntk_trace as ntk_trace
 from softadapt_optax._state import BalanceState as BalanceState
 from softadapt_optax._weighting import Components as Components
 from softadapt_optax._weighting import Weighting as Weighting
@@ -87,6 +89,8 @@ __all__ = [
     "lr_annealing",
     "mgda",
     "normalized_gradients",
+    "ntk_trace",
+    "ntk_weights",
     "pcgrad",
     "prior_loss",
     "realtime_loss",

@@ -18,7 +18,7 @@ from softadapt_optax._checks import (
 )
 from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._devices import cond
-from softadapt_optax._look import Gradients, Look, look_of, looked
+from softadapt_optax._look import Given, Gradients, Look, look_of, looked
 from softadapt_optax._masks import merge
 from softadapt_optax._options import Options
 from softadapt_optax._scaling import sum_to_one
@@ -34,6 +34,7 @@ from softadapt_optax._state import (
 from softadapt_optax._units import Units, are_losses, new_unit_losses
 from softadapt_optax._updates import (
     check_like,
+    ntk_traces_fn_of,
     presence,
     refuse_lazy_arguments,
     shared_mask,
@@ -62,13 +63,13 @@ def balance(
     weights :math:`\alpha` from the weighting, ready for any optimizer behind it. It has to
     come first in the chain: what it takes is not shaped like the parameters.
 
-    ``update(updates, state, params=None, *, losses=None, present=None, target=None)`` takes as
-    ``updates`` either the :class:`ComponentGrads` of :func:`value_and_component_grads` or stacked
-    gradients with leaves of shape [K, \*parameter shape]. ``losses``, an array [K] or a pytree of
-    K scalars, is required with stacked gradients; with ``ComponentGrads`` it takes the place of
-    theirs (validation losses, say). With ``params`` the shapes of stacked gradients can be checked
-    in full. Other keyword arguments are ignored, but for a misspelt ``losses``,
-    ``present`` or ``target``.
+    ``update(updates, state, params=None, *, losses=None, present=None, target=None,
+    ntk_traces=None)`` takes as ``updates`` either the :class:`ComponentGrads` of
+    :func:`value_and_component_grads` or stacked gradients with leaves of shape [K, \*parameter
+    shape]. ``losses``, an array [K] or a pytree of K scalars, is required with stacked gradients;
+    with ``ComponentGrads`` it takes the place of theirs (validation losses, say). With ``params``
+    the shapes of stacked gradients can be checked in full. Other keyword arguments are ignored, but
+    for a misspelt ``losses``, ``present`` or ``target``.
 
     ``present``, K bools that may be traced, says which losses have data in this batch. A loss that
     is absent changes nothing but itself: it gets weight 0 in this step, whatever its value is, and
@@ -81,7 +82,9 @@ def balance(
     ``target`` is the gradient of one more loss, a pytree like the parameters, for methods that ask
     for ``Components.alignments``, the inner products of the K gradients with it
     (:func:`hypergradient`); or a function of ``params`` that returns it, called with ``every=m`` in
-    the first step and then in one of m only. Other methods ignore it.
+    the first step and then in one of m only. ``ntk_traces`` are K numbers, those of
+    :func:`ntk_trace`, or a function of ``params`` in the same way, for methods that ask for
+    ``Components.ntk_traces`` (:func:`ntk_weights`). Other methods ignore them.
 
     A step whose losses, or what the method makes of them and of the gradients, are not all
     finite keeps the weights and the weighting's state of the step before. A gradient that is
@@ -213,14 +216,21 @@ def balance(
         losses: PyTree | None = None,
         present: PyTree | None = None,
         target: PyTree | Callable[[PyTree], PyTree] | None = None,
+        ntk_traces: PyTree | Callable[[PyTree], PyTree] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, BalanceState]:
         refuse_lazy_arguments(state, extra_args)
         check_like(state, jax.eval_shape(init_fn, None), _OTHER_STATE)
         grads = taken(updates, losses, params, size, names, is_ordered)
         is_present = presence(present, grads, names, is_ordered)
-        target_fn = target_fn_of(target, params, options().needs.target, extra_args)
-        return _step(options(), grads, is_present, state, params, target_fn)
+        needs = options().needs
+        given = Given(
+            target_fn=target_fn_of(target, params, needs.target, extra_args),
+            ntk_traces_fn=ntk_traces_fn_of(
+                ntk_traces, params, needs.ntk_traces, grads, names, is_ordered
+            ),
+        )
+        return _step(options(), grads, is_present, state, params, given)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -231,7 +241,7 @@ def _step(
     is_present: Bool[Array, " K"],
     state: BalanceState,
     params: PyTree | None,
-    target_fn: Callable[[], PyTree] | None,
+    given: Given,
 ) -> tuple[PyTree, BalanceState]:
     """One step, from what came to h and the state."""
     options.check_names(grads)
@@ -251,7 +261,7 @@ def _step(
     units = options.units_in(unit_losses)
 
     def look() -> Look:
-        return looked(options, state, seen, units, Gradients(grads, mask, target_fn))
+        return looked(options, state, seen, units, Gradients(grads, mask, given))
 
     if options.every == 1:
         found = look()

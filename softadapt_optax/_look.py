@@ -31,18 +31,30 @@ def look_of(state: BalanceState) -> Look:
     return Look(*(getattr(state, name) for name in Look._fields))
 
 
+class Given(NamedTuple):
+    """What `update` was given beside the gradients, for methods that ask for it.
+
+    Attributes:
+      target_fn: gives the gradient of the target; None: the weighting asks for none.
+      ntk_traces_fn: gives the traces of the losses' kernels; None: the weighting asks for none.
+    """
+
+    target_fn: Callable[[], PyTree] | None
+    ntk_traces_fn: Callable[[], Float[Array, " K"]] | None
+
+
 class Gradients(NamedTuple):
     """What the weighting may ask about.
 
     Attributes:
       grads: the gradients.
       mask: the parameters that count; None: all.
-      target_fn: gives the gradient of the target; None: the weighting asks for none.
+      given: what `update` was given beside them.
     """
 
     grads: ComponentGrads
     mask: PyTree[bool] | None
-    target_fn: Callable[[], PyTree] | None
+    given: Given
 
 
 class Products(NamedTuple):
@@ -54,6 +66,7 @@ class Products(NamedTuple):
       magnitudes: the largest and the mean absolute value of the entries of each, shape [2, K].
       alignments: the inner products with the target, shape [K].
       squared_target_norm: that of the target, if there are norms too.
+      ntk_traces: those of the losses' neural tangent kernels, shape [K].
     """
 
     gramian: PyTree[Float[Array, "K K"]]
@@ -61,6 +74,7 @@ class Products(NamedTuple):
     magnitudes: PyTree[Float[Array, "2 K"]]
     alignments: PyTree[Float[Array, " K"]]
     squared_target_norm: PyTree[Float[Array, ""]]
+    ntk_traces: PyTree[Float[Array, " K"]]
 
     def in_units(self, units: Float[Array, " K"]) -> "Products":
         inverse = 1.0 / units
@@ -70,6 +84,7 @@ class Products(NamedTuple):
             jax.tree.map(lambda magnitudes: magnitudes * inverse[None, :], self.magnitudes),
             jax.tree.map(lambda alignments: alignments * inverse, self.alignments),
             self.squared_target_norm,
+            jax.tree.map(lambda traces: traces * inverse, self.ntk_traces),
         )
 
 
@@ -97,12 +112,13 @@ def looked(
 
 
 def _products(needs: Needs, gradients: Gradients, counted: Bool[Array, " K"]) -> Products:
-    grads, mask, target_fn = gradients
+    grads, mask, given = gradients
     gramian: PyTree = ()
     squared_norms: PyTree = ()
     magnitudes: PyTree = ()
     alignments: PyTree = ()
     squared_target_norm: PyTree = ()
+    ntk_traces: PyTree = ()
     if needs.products == "gramian":
         gramian = jnp.where(_pairs(counted), grads.gramian(mask), 0.0)
         squared_norms = diagonal_of(gramian)
@@ -112,12 +128,14 @@ def _products(needs: Needs, gradients: Gradients, counted: Bool[Array, " K"]) ->
         magnitudes = grads.magnitudes(mask)
         magnitudes = jnp.where(jnp.isfinite(magnitudes), magnitudes, jnp.nan)
         magnitudes = jnp.where(counted[None, :], magnitudes, 0.0)
-    if target_fn is not None:
-        target = target_fn()
+    if given.target_fn is not None:
+        target = given.target_fn()
         alignments = jnp.where(counted, grads.alignments(target, mask), 0.0)
         if needs.products is not None:
             squared_target_norm = grads.squared_norm(target, mask)
-    return Products(gramian, squared_norms, magnitudes, alignments, squared_target_norm)
+    if given.ntk_traces_fn is not None:
+        ntk_traces = jnp.where(counted, given.ntk_traces_fn(), 0.0)
+    return Products(gramian, squared_norms, magnitudes, alignments, squared_target_norm, ntk_traces)
 
 
 def _components(
@@ -141,6 +159,7 @@ def _components(
         squared_norms=lambda: products.squared_norms,
         magnitudes=lambda: products.magnitudes,
         alignments=lambda: products.alignments,
+        ntk_traces=lambda: products.ntk_traces,
     )
 
 

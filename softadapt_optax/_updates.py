@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from softadapt_optax._component_grads import ComponentGrads, from_stacked
 from softadapt_optax._per_loss import (
     Names,
     are_sorted,
-    as_component_array,
     by_name,
     check_position,
     count_of,
@@ -23,7 +22,7 @@ from softadapt_optax._per_loss import (
     is_list,
     names_of,
     order_of,
-    permuted,
+    ordered_array,
     shapes_at_step,
 )
 from softadapt_optax._stacked import check_stacked
@@ -68,20 +67,24 @@ def presence(
     present: PyTree | None, grads: ComponentGrads, names: Names | None, is_ordered: bool
 ) -> Bool[Array, " K"]:
     """``present`` as an array in the order of the gradients; default all True."""
-    num_losses = grads.losses.size
     if present is None:
-        return jnp.ones(num_losses, dtype=bool)
-    own_names = None if grads.names is None else tuple(grads.names)
-    given, wanted = names_of(present), names if own_names is None else own_names
+        return jnp.ones(grads.losses.size, dtype=bool)
+    wanted = names if grads.names is None else tuple(grads.names)
     for leaf in jax.tree.leaves(present):
         if not any(jnp.issubdtype(dtype_of(leaf), kind) for kind in (jnp.bool_, jnp.integer)):
             _refuse_presence(leaf, wanted)
-    order = None
-    if given is not None and wanted is not None and given != wanted:
-        order = order_of(wanted, given, "The entries of `present`")
-    array = as_component_array(present, "present", num_losses) != 0
-    check_position(present, "present", own_names, names if is_ordered else None)
-    return array if order is None else permuted(array, order)
+    return _in_order(present, "present", grads, names, is_ordered) != 0
+
+
+def _in_order(
+    values: PyTree, name: str, grads: ComponentGrads, names: Names | None, is_ordered: bool
+) -> Float[Array, " K"]:
+    """K numbers in the order of the gradients."""
+    own_names = None if grads.names is None else tuple(grads.names)
+    wanted = names if own_names is None else own_names
+    array = ordered_array(values, name, grads.losses.size, wanted)
+    check_position(values, name, own_names, names if is_ordered else None)
+    return array
 
 
 def _refuse_presence(leaf: Any, names: Names | None) -> NoReturn:
@@ -121,12 +124,42 @@ def target_fn_of(
         if callable(params) and jax.tree_util.all_leaves([params]):
             cause = " Likely cause: it was passed as `params`, which is a function."
         raise TypeError(f"{_WANTED_TARGET}, got None.{cause}")
-    is_function = isinstance(target, jax.tree_util.Partial) or jax.tree_util.all_leaves([target])
-    if not (callable(target) and is_function):  # the gradient of a module may be callable too
-        return lambda: _no_lazy(target)
+    found_fn = _as_function(target, "target", params)
+    return lambda: _no_lazy(found_fn())
+
+
+def ntk_traces_fn_of(
+    ntk_traces: Any,
+    params: PyTree | None,
+    is_needed: bool,
+    grads: ComponentGrads,
+    names: Names | None,
+    is_ordered: bool,
+) -> Callable[[], Float[Array, " K"]] | None:
+    """The traces in the order of the gradients, in the same way."""
+    if not is_needed:
+        return None
+    if ntk_traces is None:
+        raise TypeError(
+            "`ntk_traces` should be the traces of the losses' neural tangent kernels, K numbers, "
+            "or a function of the parameters that returns them, such as `update(grads, opt_state, "
+            'params, ntk_traces=lambda params: {"pde": ntk_trace(residual, params, points), '
+            "...})`, got None."
+        )
+    found_fn = _as_function(ntk_traces, "ntk_traces", params)
+    return lambda: _in_order(found_fn(), "ntk_traces", grads, names, is_ordered)
+
+
+def _as_function(value: Any, name: str, params: PyTree | None) -> Callable[[], PyTree]:
+    """What an argument is, or returns where it is a function of the parameters."""
+    is_function = isinstance(value, jax.tree_util.Partial) or jax.tree_util.all_leaves([value])
+    if not (callable(value) and is_function):  # the gradient of a module may be callable too
+        return lambda: value
     if params is None:
-        raise ValueError("`params` should be passed to `update` if `target` is a function of them.")
-    return lambda: _no_lazy(target(params))
+        raise ValueError(
+            f"`params` should be passed to `update` if `{name}` is a function of them."
+        )
+    return lambda: value(params)
 
 
 _WANTED_TARGET = (

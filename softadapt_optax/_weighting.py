@@ -40,6 +40,8 @@ class Components(NamedTuple):
         gradient, shape [2, K]; NaN in the place of what is not finite.
       alignments: the same for the inner products of the K gradients with the ``target`` of
         ``update``, shape [K].
+      ntk_traces: the same for the traces of the losses' neural tangent kernels, ``ntk_traces`` of
+        ``update``, shape [K].
     """
 
     losses: Float[Array, " K"]
@@ -52,6 +54,7 @@ class Components(NamedTuple):
     squared_norms: Callable[[], Float[Array, " K"]]
     magnitudes: Callable[[], Float[Array, "2 K"]]
     alignments: Callable[[], Float[Array, " K"]]
+    ntk_traces: Callable[[], Float[Array, " K"]]
 
     @property
     def counted(self) -> Bool[Array, " K"]:
@@ -114,6 +117,7 @@ class Needs(NamedTuple):
       products: of gradients, ``"gramian"`` or ``"squared_norms"``; None if it asks for none.
       magnitudes: whether it asks for those of the entries of the gradients.
       target: whether it asks for alignments with a target.
+      ntk_traces: whether it asks for those of the losses' neural tangent kernels.
       step: whether it asks for the step.
       loops: whether it has loops or branches, so that it costs more than some arithmetic.
       starts_finite: for each leaf of its state whether all entries are finite at the start, so
@@ -123,6 +127,7 @@ class Needs(NamedTuple):
     products: str | None
     magnitudes: bool
     target: bool
+    ntk_traces: bool
     step: bool
     loops: bool
     starts_finite: tuple[bool, ...]
@@ -130,7 +135,7 @@ class Needs(NamedTuple):
     @property
     def gradients(self) -> bool:
         """Whether it asks for anything that is made of gradients."""
-        return self.forms_gradients or self.target
+        return self.forms_gradients or self.target or self.ntk_traces
 
     @property
     def forms_gradients(self) -> bool:
@@ -168,6 +173,7 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
             squared_norms=lambda: zeros("squared_norms", num_losses),
             magnitudes=lambda: zeros("magnitudes", 2, num_losses),
             alignments=lambda: zeros("alignments", num_losses),
+            ntk_traces=lambda: zeros("ntk_traces", num_losses),
         )
         return weighting.update(components, weighting.init(num_losses))
 
@@ -177,6 +183,7 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
         products=next((name for name in ("gramian", "squared_norms") if name in asked), None),
         magnitudes="magnitudes" in asked,
         target="alignments" in asked,
+        ntk_traces="ntk_traces" in asked,
         step=id(jaxpr.invars[0]) in operands,
         loops=_has_loops(jaxpr),
         starts_finite=_starts_finite(weighting, num_losses),

@@ -49,6 +49,7 @@ class TrainState(train_state.TrainState):
         losses: PyTree | None = None,
         present: PyTree | None = None,
         target: PyTree | Callable[[PyTree], PyTree] | None = None,
+        ntk_traces: PyTree | Callable[[PyTree], PyTree] | None = None,
         **kwargs: Any,
     ) -> "TrainState":
         r"""One step of ``tx``, with what it needs to know of the losses.
@@ -61,6 +62,8 @@ class TrainState(train_state.TrainState):
           present: for each loss whether it has data in this step; see :func:`balance`.
           target: the gradient of the loss that the weights follow, like the parameters, or a
             function of them that returns it; see :func:`balance`.
+          ntk_traces: K numbers, or a function of the parameters that returns them, for
+            :func:`ntk_weights`.
           **kwargs: attributes to replace, as in Flax.
 
         Returns:
@@ -71,7 +74,12 @@ class TrainState(train_state.TrainState):
           ValueError: the gradients are stacked and ``tx`` has no weighting, or ``losses`` are
             missing; what the weighting in ``tx`` raises.
         """
-        given = {"losses": losses, "present": present, "target": target}
+        given = {
+            "losses": losses,
+            "present": present,
+            "target": target,
+            "ntk_traces": ntk_traces,
+        }
         extra_args = {name: value for name, value in given.items() if value is not None}
         refuse_pair(grads)
         if not isinstance(grads, ComponentGrads) and not extra_args:
@@ -182,7 +190,8 @@ class Optimizer(nnx.Optimizer):
           **kwargs: for ``tx.update``, such as ``losses`` or ``present``. The ``target`` of
             :func:`hypergradient` is the ``nnx.State`` that ``nnx.grad`` of a function of the
             module returns, or a function of the module that returns it, such as
-            ``lambda model: nnx.grad(validation_loss)(model, x)``.
+            ``lambda model: nnx.grad(validation_loss)(model, x)``; the ``ntk_traces`` of
+            :func:`ntk_weights` may be a function of the module too.
 
         Returns:
           What ``flax.nnx.Optimizer.update`` returns in this version of Flax.
@@ -196,14 +205,16 @@ class Optimizer(nnx.Optimizer):
             raise TypeError("`update` should get the model first, got `ComponentGrads` there.")
         refuse_pair(grads)
         tx = self.tx  # type: ignore[has-type]
-        target = kwargs.pop("target", None)  # Flax would take it apart too
+        # Flax would take them apart too.
+        of_model = {name: kwargs.pop(name, None) for name in ("target", "ntk_traces")}
         is_lazy = isinstance(grads, ComponentGrads)
         lazy_grads = grads.converted(_pure) if is_lazy else None
 
         def update(grads: Any, state: Any, params: Any, **extra_args: Any) -> Any:
             grads = lazy_grads if is_lazy else grads
-            if target is not None:
-                extra_args["target"] = self._target(target, model, is_lazy)
+            for name, value in of_model.items():
+                if value is not None:
+                    extra_args[name] = self._of_params(value, model, is_lazy)
             try:
                 updates, state = tx.update(grads, state, params, **extra_args)
             except (TypeError, ValueError) as error:
@@ -221,20 +232,23 @@ class Optimizer(nnx.Optimizer):
         finally:
             self.tx = tx
 
-    def _target(self, target: Any, model: Any, is_lazy: bool) -> Any:
-        """The target as ``tx`` takes it: stacked gradients are arrays, lazy ones of variables."""
+    def _of_params(self, value: Any, model: Any, is_lazy: bool) -> Any:
+        """A target, say, as ``tx`` takes it, for a function of the module one of its parameters.
 
-        def converted(gradient: Any) -> Any:
-            return gradient if is_lazy or not isinstance(gradient, nnx.State) else _pure(gradient)
+        Stacked gradients are arrays, lazy ones of variables.
+        """
 
-        if isinstance(target, nnx.State) or not callable(target):
-            return converted(target)
+        def converted(found: Any) -> Any:
+            return found if is_lazy or not isinstance(found, nnx.State) else _pure(found)
+
+        if isinstance(value, nnx.State) or not callable(value):
+            return converted(value)
         graph, *states = nnx.split(model, self.wrt, ...)
 
         def of_params(params: Any) -> Any:
             # Variables can only be changed where they were made, as in the loss function.
             inner = nnx.merge(graph, *(jax.tree.map(lambda leaf: leaf, state) for state in states))
-            return converted(target(inner))
+            return converted(value(inner))
 
         return of_params
 

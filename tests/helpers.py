@@ -116,6 +116,7 @@ def gradient_factories():
         "dual_proj, shared every": lambda: sa.dual_proj(3, shared=largest_leaf, every=2),
         "mgda, shared every": lambda: sa.mgda(3, "norm", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,
+        "ntk_weights, every": lambda: told_traces(sa.ntk_weights(3, every=2, smoothing=0.5)),
         "hypergradient": lambda: following(sa.hypergradient(3)),
         "hypergradient, every": lambda: following(sa.hypergradient(3, optax.sgd(0.1), every=2)),
     }
@@ -130,6 +131,24 @@ def following(tx: optax.GradientTransformationExtraArgs):
         else:
             target = jax.grad(lambda tree: sum(map(quadratic, jax.tree.leaves(tree))))
         return tx.update(updates, state, params, target=target, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def told_traces(tx: optax.GradientTransformationExtraArgs):
+    """The same with numbers in the place of traces that have their units: sizes of gradients."""
+
+    def update(updates, state, params=None, **extra_args):
+        if isinstance(updates, sa.ComponentGrads):
+            traces = updates.magnitudes()[1]
+            traces = (
+                traces if updates.names is None else dict(zip(updates.names, traces, strict=True))
+            )
+        else:
+            sizes = [jnp.abs(leaf.astype(float)) for leaf in jax.tree.leaves(updates)]
+            sums = [jnp.sum(each, axis=range(1, each.ndim)) for each in sizes]
+            traces = sum(sums, jnp.zeros_like(state.loss_weights))
+        return tx.update(updates, state, params, ntk_traces=traces, **extra_args)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
 

@@ -28,6 +28,7 @@ WITH_GRADIENTS = {
     "gradnorm": lambda: sa.gradnorm(3),
     "mgda": lambda: sa.mgda(3),
     "pcgrad": lambda: sa.pcgrad(3),
+    "lr_annealing": lambda: sa.lr_annealing(3, 0),
 }
 METHODS = LOSS_ONLY | WITH_GRADIENTS | {"hypergradient": lambda: following(sa.hypergradient(3))}
 METHODS |= {"mgda, every": lambda: sa.mgda(3, every=3)}

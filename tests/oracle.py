@@ -332,3 +332,23 @@ def lr_annealing_weights(gradients, reference, alpha=0.9, statistic="max"):
                 weights[k] = (1 - alpha) * weights[k] + alpha * ratio
         rows.append(weights.copy())
     return np.array(rows)
+
+
+# Neural tangent kernels.
+
+
+def jacobian_of(function, point):
+    """By central differences, [entries of the value, entries of the point]."""
+    rows = [np.ravel(function(point + s) - function(point - s)) for s in 1e-6 * np.eye(len(point))]
+    return np.array(rows).T / 2e-6
+
+
+def ntk_trace(function, point):
+    """The trace of the kernel itself, which is formed."""
+    jacobian = jacobian_of(function, point)
+    return np.trace(jacobian @ jacobian.T)
+
+
+def ntk_weights(traces):
+    """Wang, Yu and Perdikaris 2022, Algorithm 1, lines 3 and 4: of K block traces."""
+    return [sum(traces) / trace for trace in traces]

@@ -18,6 +18,7 @@ WITH_GRADIENTS = (
     "upgrad",
     "dual_proj",
     "lr_annealing",
+    "ntk_weights",
     "hypergradient",
 )
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind

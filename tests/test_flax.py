@@ -248,6 +248,37 @@ def test_nnx_auxiliary_output():
     np.testing.assert_allclose(grads.losses, [losses["fit"], losses["size"]])
 
 
+def test_train_state_passes_on_the_traces():
+    state = linen_state(optax.chain(sa.ntk_weights(2), optax.sgd(0.1)))
+    losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+    given = {"fit": 1.0, "size": 3.0}
+    for traces in (given, lambda params: given):
+        after = state.apply_gradients(grads=grads, ntk_traces=traces)
+        weights = sa.loss_weights(after.opt_state, like=losses)
+        np.testing.assert_allclose([weights["fit"], weights["size"]], [4.0, 4 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["numbers", "function"])
+def test_optimizer_passes_on_the_traces(form):
+    model = Network()
+    optimizer = Optimizer(model, optax.chain(sa.ntk_weights(2), optax.sgd(0.01)), wrt=nnx.Param)
+
+    def traces(model):
+        first = jax.tree.leaves(nnx.state(model, nnx.Param))[0]
+        return {"fit": jnp.ones(()), "size": 3.0 + 0 * jnp.sum(first)}
+
+    @nnx.jit
+    def step(model, optimizer):
+        losses, grads = value_and_component_grads(nnx_losses)(model)
+        given = traces if form == "function" else traces(model)
+        optimizer.update(model, grads, ntk_traces=given)
+        return losses
+
+    losses = step(model, optimizer)
+    weights = sa.loss_weights(optimizer.opt_state, like=losses)
+    np.testing.assert_allclose([weights["fit"], weights["size"]], [4.0, 4 / 3], rtol=1e-6)
+
+
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("form", ["lazy", "stacked"])
 def test_optimizer_passes_on_the_target(form, every):

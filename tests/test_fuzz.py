@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import following
+from helpers import following, told_traces
 
 import softadapt_optax as sa
 
@@ -192,6 +192,9 @@ METHODS = {
         normalization=st.sampled_from([None, "norm", "loss", "both"]),
         solver=st.sampled_from(["active_set", "frank_wolfe"]),
         every=every,
+    ),
+    "ntk_weights": lambda draw, size: told_traces(
+        with_common_options(sa.ntk_weights, every=every)(draw, size)
     ),
     "hypergradient": lambda draw, size: following(
         with_common_options(sa.hypergradient, every=every)(draw, size)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import following, gradient_cases, weights_of_steps
+from helpers import following, gradient_cases, told_traces, weights_of_steps
 
 import softadapt_optax as sa
 from benchmarks import methods
@@ -56,6 +56,7 @@ METHODS = {
     ),
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
+    "ntk_weights": lambda k, **options: told_traces(sa.ntk_weights(k, **options)),
     "hypergradient": lambda k, **options: following(
         sa.hypergradient(k, optax.sgd(0.05), **options)
     ),
@@ -82,6 +83,7 @@ STATELESS = (
     "realtime_loss",
     "gls",
     "causal_weights",
+    "ntk_weights",
     "mgda",
     "mgda, both",
     "mgda, frank_wolfe",
