@@ -28,6 +28,8 @@ from softadapt_optax._losses.cov_weighting import CoVWeightingState as CoVWeight
 from softadapt_optax._losses.cov_weighting import cov_weighting as cov_weighting
 from softadapt_optax._losses.dwa import DWAState as DWAState
 from softadapt_optax._losses.dwa import dwa as dwa
+from softadapt_optax._losses.famo import FAMOState as FAMOState
+from softadapt_optax._losses.famo import famo as famo
 from softadapt_optax._losses.fixed_weights import fixed_weights as fixed_weights
 from softadapt_optax._losses.gls import gls as gls
 from softadapt_optax._losses.initial_loss import InitialLossState as InitialLossState
@@ -60,6 +62,7 @@ __all__ = [
     "ComponentGrads",
     "Components",
     "DWAState",
+    "FAMOState",
     "GradNormState",
     "HypergradientState",
     "InitialLossState",
@@ -79,6 +82,7 @@ __all__ = [
     "diagnostics",
     "dual_proj",
     "dwa",
+    "famo",
     "fixed_weights",
     "gls",
     "gradnorm",

@@ -34,6 +34,7 @@ from softadapt_optax._state import (
 from softadapt_optax._units import Units, are_losses, new_unit_losses
 from softadapt_optax._updates import (
     check_like,
+    in_order,
     ntk_traces_fn_of,
     presence,
     refuse_lazy_arguments,
@@ -64,8 +65,8 @@ def balance(
     come first in the chain: what it takes is not shaped like the parameters.
 
     ``update(updates, state, params=None, *, losses=None, present=None, target=None,
-    ntk_traces=None)`` takes as ``updates`` either the :class:`ComponentGrads` of
-    :func:`value_and_component_grads` or stacked gradients with leaves of shape [K, \*parameter
+    ntk_traces=None, previous_losses=None)`` takes as ``updates`` either the :class:`ComponentGrads`
+    of :func:`value_and_component_grads` or stacked gradients with leaves of shape [K, \*parameter
     shape]. ``losses``, an array [K] or a pytree of K scalars, is required with stacked gradients;
     with ``ComponentGrads`` it takes the place of theirs (validation losses, say). With ``params``
     the shapes of stacked gradients can be checked in full. Other keyword arguments are ignored, but
@@ -84,7 +85,9 @@ def balance(
     (:func:`hypergradient`); or a function of ``params`` that returns it, called with ``every=m`` in
     the first step and then in one of m only. ``ntk_traces`` are K numbers, those of
     :func:`ntk_trace`, or a function of ``params`` in the same way, for methods that ask for
-    ``Components.ntk_traces`` (:func:`ntk_weights`). Other methods ignore them.
+    ``Components.ntk_traces`` (:func:`ntk_weights`). ``previous_losses`` are what the losses of the
+    *last* batch are at the parameters of now, one forward pass more, for methods that look at
+    ``Components.previous_losses`` (:func:`famo`). Other methods ignore them.
 
     A step whose losses, or what the method makes of them and of the gradients, are not all
     finite keeps the weights and the weighting's state of the step before. A gradient that is
@@ -217,6 +220,7 @@ def balance(
         present: PyTree | None = None,
         target: PyTree | Callable[[PyTree], PyTree] | None = None,
         ntk_traces: PyTree | Callable[[PyTree], PyTree] | None = None,
+        previous_losses: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, BalanceState]:
         refuse_lazy_arguments(state, extra_args)
@@ -229,6 +233,9 @@ def balance(
             ntk_traces_fn=ntk_traces_fn_of(
                 ntk_traces, params, needs.ntk_traces, grads, names, is_ordered
             ),
+            previous_losses=None
+            if previous_losses is None
+            else in_order(previous_losses, "previous_losses", grads, names, is_ordered),
         )
         return _step(options(), grads, is_present, state, params, given)
 

@@ -37,10 +37,12 @@ class Given(NamedTuple):
     Attributes:
       target_fn: gives the gradient of the target; None: the weighting asks for none.
       ntk_traces_fn: gives the traces of the losses' kernels; None: the weighting asks for none.
+      previous_losses: the losses of the batch before at the parameters of now; None: not given.
     """
 
     target_fn: Callable[[], PyTree] | None
     ntk_traces_fn: Callable[[], Float[Array, " K"]] | None
+    previous_losses: Float[Array, " K"] | None
 
 
 class Gradients(NamedTuple):
@@ -97,7 +99,11 @@ def looked(
 ) -> Look:
     """What the weighting makes of losses and gradients."""
     products = _products(options.needs, gradients, seen.counted)
-    components = _components(state, seen, units, products)
+    previous_losses = gradients.given.previous_losses
+    units_before = options.units_in(state.unit_losses)
+    if previous_losses is not None and units_before is not None:
+        previous_losses = previous_losses / units_before
+    components = _components(state, seen, units, products, previous_losses)
     weights, weighting_state = _called(options.weighting, components, state.weighting_state)
     weights = _smoothed(options, state, seen.counted, weights)
     weighting_state = kept_unseen(seen.is_new, weighting_state, state.weighting_state)
@@ -143,6 +149,7 @@ def _components(
     seen: Observation,
     units: Float[Array, " K"] | None,
     products: Products,
+    previous_losses: Float[Array, " K"] | None,
 ) -> Components:
     """What the weighting sees."""
     losses = seen.losses
@@ -160,6 +167,7 @@ def _components(
         magnitudes=lambda: products.magnitudes,
         alignments=lambda: products.alignments,
         ntk_traces=lambda: products.ntk_traces,
+        previous_losses=previous_losses,
     )
 
 

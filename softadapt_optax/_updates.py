@@ -73,10 +73,10 @@ def presence(
     for leaf in jax.tree.leaves(present):
         if not any(jnp.issubdtype(dtype_of(leaf), kind) for kind in (jnp.bool_, jnp.integer)):
             _refuse_presence(leaf, wanted)
-    return _in_order(present, "present", grads, names, is_ordered) != 0
+    return in_order(present, "present", grads, names, is_ordered) != 0
 
 
-def _in_order(
+def in_order(
     values: PyTree, name: str, grads: ComponentGrads, names: Names | None, is_ordered: bool
 ) -> Float[Array, " K"]:
     """K numbers in the order of the gradients."""
@@ -147,7 +147,7 @@ def ntk_traces_fn_of(
             "...})`, got None."
         )
     found_fn = _as_function(ntk_traces, "ntk_traces", params)
-    return lambda: _in_order(found_fn(), "ntk_traces", grads, names, is_ordered)
+    return lambda: in_order(found_fn(), "ntk_traces", grads, names, is_ordered)
 
 
 def _as_function(value: Any, name: str, params: PyTree | None) -> Callable[[], PyTree]:
@@ -204,14 +204,13 @@ def refuse_lazy_arguments(state: Any, extra_args: dict[str, Any]) -> None:
 
 def _refuse_misspelt(extra_args: dict[str, Any]) -> None:
     for name in extra_args:
-        if "_" in name:  # `losses_fn` may be another's
-            continue
-        for own_name in difflib.get_close_matches(
-            name, ("losses", "present", "target"), n=1, cutoff=0.8
-        ):
+        # `losses_fn` may be another's.
+        own = ("ntk_traces", "previous_losses") if "_" in name else ("losses", "present", "target")
+        for own_name in difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+            listed = ", ".join(f"`{each}`" for each in own[:-1]) + f" or `{own[-1]}`"
             raise TypeError(
-                f"`update` should get `losses`, `present` or `target`, got `{name}`. Did you mean "
-                f"`{own_name}`? What it does not know is ignored, for transformations behind it."
+                f"`update` should get {listed}, got `{name}`. Did you mean `{own_name}`? What it "
+                "does not know is ignored, for transformations behind it."
             )
 
 

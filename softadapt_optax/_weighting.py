@@ -42,6 +42,9 @@ class Components(NamedTuple):
         ``update``, shape [K].
       ntk_traces: the same for the traces of the losses' neural tangent kernels, ``ntk_traces`` of
         ``update``, shape [K].
+      previous_losses: what the losses of the batch before this one are at the parameters of this
+        step, ``previous_losses`` of ``update``, over the units of the step before, shape [K]; None
+        where ``update`` was not given them. They may be anything where a loss had no data then.
     """
 
     losses: Float[Array, " K"]
@@ -55,6 +58,7 @@ class Components(NamedTuple):
     magnitudes: Callable[[], Float[Array, "2 K"]]
     alignments: Callable[[], Float[Array, " K"]]
     ntk_traces: Callable[[], Float[Array, " K"]]
+    previous_losses: Float[Array, " K"] | None = None
 
     @property
     def counted(self) -> Bool[Array, " K"]:

@@ -50,6 +50,7 @@ class TrainState(train_state.TrainState):
         present: PyTree | None = None,
         target: PyTree | Callable[[PyTree], PyTree] | None = None,
         ntk_traces: PyTree | Callable[[PyTree], PyTree] | None = None,
+        previous_losses: PyTree | None = None,
         **kwargs: Any,
     ) -> "TrainState":
         r"""One step of ``tx``, with what it needs to know of the losses.
@@ -64,6 +65,8 @@ class TrainState(train_state.TrainState):
             function of them that returns it; see :func:`balance`.
           ntk_traces: K numbers, or a function of the parameters that returns them, for
             :func:`ntk_weights`.
+          previous_losses: what the losses of the last batch are at the parameters of now, for
+            :func:`famo`.
           **kwargs: attributes to replace, as in Flax.
 
         Returns:
@@ -79,6 +82,7 @@ class TrainState(train_state.TrainState):
             "present": present,
             "target": target,
             "ntk_traces": ntk_traces,
+            "previous_losses": previous_losses,
         }
         extra_args = {name: value for name, value in given.items() if value is not None}
         refuse_pair(grads)
@@ -187,9 +191,9 @@ class Optimizer(nnx.Optimizer):
             the ``nnx.State`` of the parameters; or stacked gradients of that structure, each leaf
             of shape [K, \*parameter shape], with ``losses`` beside them; or, for a ``tx`` without
             a weighting, plain gradients.
-          **kwargs: for ``tx.update``, such as ``losses`` or ``present``. The ``target`` of
-            :func:`hypergradient` is the ``nnx.State`` that ``nnx.grad`` of a function of the
-            module returns, or a function of the module that returns it, such as
+          **kwargs: for ``tx.update``, such as ``losses``, ``present`` or ``previous_losses``. The
+            ``target`` of :func:`hypergradient` is the ``nnx.State`` that ``nnx.grad`` of a function
+            of the module returns, or a function of the module that returns it, such as
             ``lambda model: nnx.grad(validation_loss)(model, x)``; the ``ntk_traces`` of
             :func:`ntk_weights` may be a function of the module too.
 

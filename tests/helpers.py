@@ -95,6 +95,8 @@ def loss_only_factories():
         "cov_weighting": lambda: sa.cov_weighting(3, 0.9),
         "relobralo": lambda: sa.relobralo(3, every=2),
         "rlw": lambda: sa.rlw(3),
+        "famo": lambda: sa.famo(3),
+        "famo, every": lambda: sa.famo(NAMES, optax.sgd(0.5), every=2),
         "stch": lambda: sa.stch(3, 0.5, log=True, units="initial"),
         "learned_weights, maximize": lambda: sa.learned_weights(3, optax.sgd(0.01), maximize=True),
     }

@@ -352,3 +352,29 @@ def ntk_trace(function, point):
 def ntk_weights(traces):
     """Wang, Yu and Perdikaris 2022, Algorithm 1, lines 3 and 4: of K block traces."""
     return [sum(traces) / trace for trace in traces]
+
+
+# Falls of logarithms.
+
+
+def famo_weights(before, after, rate, decay, is_adam=True):
+    """Liu et al. 2023, Algorithm 1: of losses before and after each step, on the same batch."""
+    before, after = (np.asarray(losses, np.float64) for losses in (before, after))
+
+    def softmax(xi):
+        return np.exp(xi) / np.exp(xi).sum()
+
+    xi, first, second = np.zeros((3, before.shape[1]))
+    rows = []
+    for t, (old, new) in enumerate(zip(before, after, strict=True)):
+        weights = softmax(xi) / old
+        rows.append(weights / weights.sum())
+        falls = np.log(old / new)
+        gradient = slopes_of(lambda xi, d=falls: softmax(xi) @ d, xi) + decay * xi
+        if is_adam:
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            corrected = first / (1 - 0.9 ** (t + 1)), second / (1 - 0.999 ** (t + 1))
+            gradient = corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        xi = xi - rate * gradient
+    return np.array(rows)

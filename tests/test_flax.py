@@ -258,6 +258,33 @@ def test_train_state_passes_on_the_traces():
         np.testing.assert_allclose([weights["fit"], weights["size"]], [4.0, 4 / 3], rtol=1e-6)
 
 
+def test_train_state_passes_on_the_previous_losses():
+    state = linen_state(optax.chain(sa.famo(2, optax.sgd(1.0)), optax.sgd(0.1)))
+    for _ in range(2):
+        losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)
+        previous = {"fit": losses["fit"], "size": losses["size"] / 2}
+        state = state.apply_gradients(grads=grads, previous_losses=previous)
+    logits = state.opt_state[0].weighting_state.logits
+    assert logits[0] > 0.05 > -0.05 > logits[1]
+
+
+def test_optimizer_passes_on_the_previous_losses():
+    model = Network()
+    tx = optax.chain(sa.famo(2, optax.sgd(1.0)), optax.sgd(0.01))
+    optimizer = Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        losses, grads = value_and_component_grads(nnx_losses)(model)
+        previous = {"fit": losses["fit"], "size": losses["size"] / 2}
+        optimizer.update(model, grads, previous_losses=previous)
+
+    for _ in range(2):
+        step(model, optimizer)
+    logits = optimizer.opt_state[0].weighting_state.logits
+    assert logits[0] > 0.05 > -0.05 > logits[1]
+
+
 @pytest.mark.parametrize("form", ["numbers", "function"])
 def test_optimizer_passes_on_the_traces(form):
     model = Network()

@@ -165,6 +165,9 @@ METHODS = {
         distribution=st.sampled_from(["normal", "dirichlet"]),
         every=every,
     ),
+    "famo": with_common_options(
+        sa.famo, optional=False, decay=st.sampled_from([0.0, 1e-3]), every=every
+    ),
     "stch": with_common_options(sa.stch, mu=positive, log=st.booleans(), every=every),
     "gradnorm": with_common_options(sa.gradnorm, alpha=st.sampled_from([0.0, 1.5]), every=every),
     "normalized_gradients": with_common_options(

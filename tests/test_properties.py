@@ -42,6 +42,8 @@ METHODS = {
         k, alpha=0.5, temperature=1.0, expected_rho=0.5, **options
     ),
     "rlw": sa.rlw,
+    "famo": lambda k, **options: sa.famo(k, optax.adam(0.1), **options),
+    "famo, sgd": lambda k, **options: sa.famo(k, optax.sgd(2.0), decay=0.1, **options),
     "stch": sa.stch,
     "stch, log": lambda k, **options: sa.stch(k, 0.5, log=True, **options),
     "gradnorm": sa.gradnorm,
@@ -102,6 +104,7 @@ UNCOUPLED = (
 # Second forms of a method: the laws hold for them too, which the slow run sees.
 SECOND_FORMS = (
     "stch, log",
+    "famo, sgd",
     "softadapt, normalized",
     "uncertainty, adam",
     "learned_weights, maximize",
