@@ -378,3 +378,23 @@ def famo_weights(before, after, rate, decay, is_adam=True):
             gradient = corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
         xi = xi - rate * gradient
     return np.array(rows)
+
+
+# Gradients of one norm.
+
+
+def db_mtl_direction(losses, gradients):
+    """Lin et al. 2023, Algorithm 1 with beta = 0: of the gradients of the logarithms."""
+    vectors = np.asarray(gradients, np.float64) / np.asarray(losses, np.float64)[:, None]
+    norms = [np.linalg.norm(vector) for vector in vectors]
+    return max(norms) * sum(v / n for v, n in zip(vectors, norms, strict=True))
+
+
+def jaxpi_weights(gradients, momentum):
+    """Means of norms over norms, averaged over the records; [records, K, parameters]."""
+    rows = []
+    for vectors in np.asarray(gradients, np.float64):
+        norms = np.linalg.norm(vectors, axis=1)
+        new = norms.mean() / norms
+        rows.append(momentum * rows[-1] + (1 - momentum) * new if rows else new)
+    return np.array(rows)

@@ -171,7 +171,10 @@ METHODS = {
     "stch": with_common_options(sa.stch, mu=positive, log=st.booleans(), every=every),
     "gradnorm": with_common_options(sa.gradnorm, alpha=st.sampled_from([0.0, 1.5]), every=every),
     "normalized_gradients": with_common_options(
-        sa.normalized_gradients, rate_exponent=st.sampled_from([0.0, 1.0]), every=every
+        sa.normalized_gradients,
+        rate_exponent=st.sampled_from([0.0, 1.0]),
+        common_norm=st.sampled_from(["one", "mean", "max"]),
+        every=every,
     ),
     "pcgrad": with_common_options(
         sa.pcgrad,

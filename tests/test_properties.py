@@ -48,6 +48,9 @@ METHODS = {
     "stch, log": lambda k, **options: sa.stch(k, 0.5, log=True, **options),
     "gradnorm": sa.gradnorm,
     "normalized_gradients": lambda k, **options: sa.normalized_gradients(k, 0.5, **options),
+    "normalized_gradients, mean": lambda k, **options: sa.normalized_gradients(
+        k, common_norm="mean", **options
+    ),
     "pcgrad": sa.pcgrad,
     "mgda": sa.mgda,
     "upgrad": sa.upgrad,
@@ -111,6 +114,7 @@ SECOND_FORMS = (
     "mgda, both",
     "mgda, frank_wolfe",
     "lr_annealing, norm",
+    "normalized_gradients, mean",
 )
 
 

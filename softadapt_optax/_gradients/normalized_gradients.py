@@ -1,7 +1,7 @@
 """Weights that give each gradient the same norm."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +9,10 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
-from softadapt_optax._checks import check_eps, check_number
+from softadapt_optax._checks import check_choice, check_eps, check_number
 from softadapt_optax._gradients.gradnorm import first_seen, inverse_training_rates
-from softadapt_optax._scaling import positive_or
+from softadapt_optax._reductions import max_over
+from softadapt_optax._scaling import mean_of, positive_or
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -32,6 +33,7 @@ def normalized_gradients(
     num_losses: int | Sequence[str],
     rate_exponent: ArrayLike = 0.0,
     *,
+    common_norm: Literal["one", "mean", "max"] = "one",
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
     weight_sum: ArrayLike | None = None,
     priorities: PyTree | None = None,
@@ -55,12 +57,21 @@ def normalized_gradients(
     use an optimizer or a schedule that lets the step size fall. With a other than 0 the losses
     are taken for non-negative (of others the size counts, which is no rate).
 
+    The norm that all get is 1, or by ``common_norm`` one of those that they have, times which the
+    weights are. Two published methods are settings of this one: DB-MTL (Lin et al. 2023, without
+    its moving average of gradients) is ``units="current", common_norm="max"``, as it acts on the
+    logarithms of the losses, and jaxpi's weights for physics-informed networks (Wang et al. 2023)
+    are ``common_norm="mean", smoothing=0.9, every=1000``.
+
     ``updates`` are those of :func:`balance`.
 
     Args:
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
       rate_exponent: a; with a > 0 a loss that has fallen less than the others gets more.
+      common_norm: the norm of each weighted gradient (times the power of its rate): ``"one"``, as
+        in the equation; ``"mean"``, the mean of the norms that are not 0; or ``"max"``, the
+        largest. Static.
       shared: the parameters over which the norms are taken, such as the last shared layer: a
         pytree of bools (the parameters' structure or a prefix of it) or a function of the
         parameters that gives one. The weights act on all parameters all the same. Default: all
@@ -98,10 +109,15 @@ def normalized_gradients(
 
     References:
       Jianlin Su, *Multi-task learning, part 2: by the gradient* (in Chinese), Scientific
-      Spaces (kexue.fm), 2022. The rates are those of Chen et al. 2018, see :func:`gradnorm`.
+      Spaces (kexue.fm), 2022. The rates are those of Chen et al. 2018, see :func:`gradnorm`. Lin,
+      Jiang, Ye, Zhang, Chen, Chen, Liu and Kwok, `Dual-Balancing for Multi-Task Learning
+      <https://arxiv.org/abs/2308.12029>`_, 2023, Algorithm 1. Wang, Sankaran, Wang and Perdikaris,
+      `An Expert's Guide to Training Physics-informed Neural Networks
+      <https://arxiv.org/abs/2308.08468>`_, 2023, for jaxpi.
     """
     check_number("rate_exponent", rate_exponent)
     check_eps(eps)
+    check_choice("common_norm", common_norm, ("one", "mean", "max"))
 
     def init(num_losses: int) -> NormalizedGradientsState:
         return NormalizedGradientsState(initial_losses=jnp.zeros(num_losses, dtype=float))
@@ -121,6 +137,11 @@ def normalized_gradients(
         )
         inverse_norms = jnp.where(is_zero, 0.0, norms / (norms**2 + smallest**2))
         weights = rates ** jnp.asarray(rate_exponent, rates.dtype) * inverse_norms
+        has_norm = is_counted & ~is_zero
+        if common_norm == "mean":
+            weights *= mean_of(norms, has_norm)
+        elif common_norm == "max":
+            weights *= max_over(jnp.where(has_norm, norms, 0.0))
         return weights, NormalizedGradientsState(initial_losses)
 
     return balance(

@@ -67,6 +67,36 @@ def test_normalized_gradients_of_norms_far_apart(scale):
         np.testing.assert_allclose(combined, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_db_mtl_is_a_setting_of_normalized_gradients():
+    tx = sa.normalized_gradients(3, units="current", common_norm="max")
+    for losses, vectors in zip(TRAJECTORY[:3], GRADIENTS[:3], strict=True):
+        h, _ = tx.update(
+            jnp.asarray(vectors, float), tx.init(None), losses=jnp.asarray(losses, float)
+        )
+        wanted = oracle.db_mtl_direction(losses, vectors)
+        np.testing.assert_allclose(h, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_jaxpi_is_a_setting_of_normalized_gradients(every):
+    tx = sa.normalized_gradients(3, common_norm="mean", smoothing=0.9, every=every)
+    found = weights_of_steps(tx, TRAJECTORY, GRADIENTS)[every - 1 :: every]
+    wanted = oracle.jaxpi_weights(GRADIENTS[every - 1 :: every], 0.9)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("common_norm", "norm_of"), [("mean", np.mean), ("max", np.max)])
+def test_the_common_norm_is_of_the_gradients_that_have_one(common_norm, norm_of):
+    gradients = GRADIENTS * [[[1.0], [0.0], [1.0]]]
+    tx = sa.normalized_gradients(3, common_norm=common_norm)
+    weights = np.asarray(weights_of_steps(tx, TRAJECTORY, gradients))
+    norms = np.linalg.norm(gradients, axis=-1)
+    level = norm_of(norms[:, [0, 2]], axis=1, keepdims=True)
+    np.testing.assert_allclose(weights * norms, level * (norms > 0), rtol=1e-5)
+    zeros = weights_of_steps(tx, TRAJECTORY, np.zeros_like(GRADIENTS))
+    np.testing.assert_array_equal(zeros, 0.0)
+
+
 def test_a_gradient_that_vanishes_takes_no_weight_from_the_others():
     gradients = GRADIENTS[:2].copy()
     gradients[:, 1] = 0.0
@@ -101,6 +131,7 @@ def test_a_loss_that_starts_at_zero(factory):
         (sa.gradnorm, {"optimizer": 3}, TypeError, "`optimizer` should be an Optax optimizer"),
         (sa.gradnorm, {"shared": {"w": False}}, ValueError, "`shared` should select at least one"),
         (sa.normalized_gradients, {"rate_exponent": "1"}, TypeError, "`rate_exponent` should be a"),
+        (sa.normalized_gradients, {"common_norm": "two"}, ValueError, "`common_norm` should be"),
         (sa.normalized_gradients, {"eps": 0}, ValueError, "`eps` should be finite and > 0"),
     ],
 )
