@@ -41,8 +41,8 @@ RESAMPLES = 10_000
 
 PLAIN, FIXED = "plain sum", "best fixed weights"
 # The first are PLAIN and FIXED, the second is for losses that have an order, which no problem has,
-# and the third knows what is wanted: `python -m benchmarks.targets`.
-LEFT_OUT = ("fixed_weights", "causal_weights", "hypergradient")
+# and the others want what not all problems have: a target (`python -m benchmarks.targets`), traces.
+LEFT_OUT = ("fixed_weights", "causal_weights", *methods.WITH_MORE)
 
 
 class Method(NamedTuple):

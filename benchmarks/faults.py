@@ -32,8 +32,7 @@ K, BATCH, FEATURES, WIDTH = 3, 32, 8, 16
 METHODS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     **{
         name: functools.partial(methods.make, name, K, eps=0.05)
-        for name in methods.ALL
-        if name != "hypergradient"
+        for name in (*methods.ON_LOSSES, *methods.ON_GRADIENTS)
     },
     "initial_loss": lambda: sa.initial_loss(K, steps=10),
     "softadapt": lambda: sa.softadapt(K, loss_weighted=True),

@@ -33,8 +33,7 @@ K, WEIGHT_SUM, WARM_UP = 3, 3.0, 1000
 METHODS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     **{
         name: functools.partial(methods.make, name, K, weight_sum=WEIGHT_SUM)
-        for name in methods.ALL
-        if name != "hypergradient"
+        for name in (*methods.ON_LOSSES, *methods.ON_GRADIENTS)
     },
     "softadapt": lambda: sa.softadapt(K, loss_weighted=True, weight_sum=WEIGHT_SUM),
     "softadapt, every=7": lambda: sa.softadapt(K, rate="relative", weight_sum=WEIGHT_SUM, every=7),

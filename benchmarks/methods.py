@@ -15,18 +15,20 @@ def _in(room: ModuleType) -> list[str]:
     return [module.name for module in pkgutil.iter_modules(room.__path__)]
 
 
-# Each is a module with a factory of its name.
+# Each is a module with a factory of its name. The last two want more than losses and gradients.
+WITH_MORE = ("hypergradient", "ntk_weights")
 ON_LOSSES = _in(_losses)
-ON_GRADIENTS = [name for name in _in(_gradients) if name != "hypergradient"]
-ALL = [*ON_LOSSES, *ON_GRADIENTS, "hypergradient"]  # of which the last wants a target
+ON_GRADIENTS = [name for name in _in(_gradients) if name not in WITH_MORE]
+ALL = [*ON_LOSSES, *ON_GRADIENTS, *WITH_MORE]
 
 
 def make(name: str, num_losses: int, **options: Any) -> optax.GradientTransformationExtraArgs:
     """The method with its defaults but for those options that it has.
 
-    Weights and prior losses, where it cannot do without, are 1.
+    Where it cannot do without, weights and prior losses are 1, and the first loss is the reference.
     """
     factory = getattr(sa, name)
     parameters = list(inspect.signature(factory).parameters)
     first = num_losses if parameters[0] == "num_losses" else [1.0] * num_losses
+    options = {"reference": 0} | options
     return factory(first, **{key: options[key] for key in parameters if key in options})
