@@ -93,7 +93,7 @@ def loss_only_factories():
         "gls": lambda: sa.gls(3),
         "causal_weights": lambda: sa.causal_weights(NAMES, optax.linear_schedule(0.0, 0.1, 20)),
         "cov_weighting": lambda: sa.cov_weighting(3, 0.9),
-        "relobralo": lambda: sa.relobralo(3, every=2),
+        "relobralo, every": lambda: sa.relobralo(3, every=2),
         "rlw": lambda: sa.rlw(3),
         "famo": lambda: sa.famo(3),
         "famo, every": lambda: sa.famo(NAMES, optax.sgd(0.5), every=2),

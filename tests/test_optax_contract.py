@@ -376,7 +376,7 @@ def test_weights_need_no_implicit_promotion(rate):
 
 
 # Optax's own schedules and Adam promote.
-PROMOTED_BY_OPTAX = ("softadapt, schedule", "uncertainty", "gradnorm", "hypergradient")
+PROMOTED_BY_OPTAX = ("softadapt, schedule", "uncertainty", "famo", "gradnorm", "hypergradient")
 
 
 @pytest.mark.parametrize(
