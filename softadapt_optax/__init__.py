@@ -5,6 +5,7 @@ from softadapt_optax._component_grads import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
+from softadapt_optax._gradients.cagrad import cagrad as cagrad
 from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
 from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
@@ -76,6 +77,7 @@ __all__ = [
     "UncertaintyState",
     "Weighting",
     "balance",
+    "cagrad",
     "causal_weights",
     "cov_weighting",
     "cross_entropy_prior",

@@ -398,3 +398,36 @@ def jaxpi_weights(gradients, momentum):
         new = norms.mean() / norms
         rows.append(momentum * rows[-1] + (1 - momentum) * new if rows else new)
     return np.array(rows)
+# Methods that choose a direction by one equation or program in the Gramian.
+
+
+def ridged(gramian, ridge):
+    gramian = np.asarray(gramian, np.float64)
+    return gramian + ridge * np.diag(np.diag(gramian))
+
+
+def cagrad_weights(gramian, c, ridge=0.0):
+    """Liu et al. 2021, Eq. 3: a bisection for the least product, over least squares.
+
+    Where x >= 0 minimises ||J^T (1 + x)||^2 / 2 - tau e^T x, in units of the norms, the length of
+    J^T x grows with tau, which is what has to be c times that of the sum of the gradients.
+    """
+    gramian = ridged(gramian, ridge)
+    norms = np.sqrt(np.diag(gramian))
+    values, vectors = np.linalg.eigh(gramian / np.outer(norms, norms))
+    root = np.sqrt(np.maximum(values, 1e-18))[:, None] * vectors.T
+    sizes, units = norms / norms.max(), norms.min() / norms
+    inverse = vectors.T / np.sqrt(np.maximum(values, 1e-18))[:, None]
+    radius = c * np.linalg.norm(root @ sizes)
+
+    def solution(tau):
+        target = inverse @ (tau * units) - root @ sizes
+        return scipy.optimize.nnls(root, target, maxiter=10_000)[0]
+
+    excess = lambda tau: np.linalg.norm(root @ solution(tau)) - radius
+    low = np.min((root.T @ root @ sizes) / units)
+    high = low + (width := radius / units.max())
+    while excess(high) < 0:
+        high += (width := 2 * width)
+    tau = scipy.optimize.brentq(excess, low, high, xtol=1e-300, rtol=1e-15, maxiter=1000)
+    return (1 + solution(tau) / sizes) / len(norms)

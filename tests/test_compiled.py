@@ -96,6 +96,7 @@ GRADIENT_METHODS = {
     "upgrad": sa.upgrad,
     "dual_proj": sa.dual_proj,
     "lr_annealing": lambda k, **options: sa.lr_annealing(k, 0, **options),
+    "cagrad": sa.cagrad,
 }
 # One that asks for norms and one that asks for the Gramian; the other two ask for the same.
 each_gradient_method = pytest.mark.parametrize(
@@ -108,6 +109,7 @@ each_gradient_method = pytest.mark.parametrize(
         pytest.param("upgrad", marks=pytest.mark.slow),
         pytest.param("dual_proj", marks=pytest.mark.slow),
         pytest.param("lr_annealing", marks=pytest.mark.slow),
+        pytest.param("cagrad", marks=pytest.mark.slow),
     ],
 )
 

@@ -19,6 +19,7 @@ WITH_GRADIENTS = (
     "dual_proj",
     "lr_annealing",
     "ntk_weights",
+    "cagrad",
     "hypergradient",
 )
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind

@@ -191,6 +191,10 @@ METHODS = {
         reference=st.just(0),
         alpha=st.sampled_from([0.1, 1.0]),
         statistic=st.sampled_from(["max", "mean", "norm"]),
+    "cagrad": with_common_options(
+        sa.cagrad,
+        c=st.sampled_from([0.0, 0.5, 2.0]),
+        ridge=st.sampled_from([0.0, 1e-6, 1.0]),
         every=every,
     ),
     "mgda": with_common_options(

@@ -59,6 +59,7 @@ METHODS = {
     "lr_annealing, norm": lambda k, **options: sa.lr_annealing(
         k, 0, alpha=0.5, statistic="norm", **options
     ),
+    "cagrad": sa.cagrad,
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
     "ntk_weights": lambda k, **options: told_traces(sa.ntk_weights(k, **options)),

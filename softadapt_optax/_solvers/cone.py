@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from softadapt_optax._reductions import diagonal_of, max_over
-from softadapt_optax._solvers.double_float import DoubleFloat, sum_of
-from softadapt_optax._solvers.min_norm import inverse_of, root_powers
+from softadapt_optax._reductions import max_over
+from softadapt_optax._solvers.double_float import minus_combination, sum_of
+from softadapt_optax._solvers.equilibration import equilibrated
+from softadapt_optax._solvers.min_norm import inverse_of
 from softadapt_optax._solvers.nonnegative import by_enumeration, by_pivoting
 
 
@@ -24,19 +25,11 @@ def cone_weights(
     of zeros and ones, which is zero for losses that do not count. A gradient of zero keeps its l.
     """
     lower = is_projected.astype(gramian.dtype)
-    squared_norms = jax.lax.stop_gradient(diagonal_of(gramian))
-    has_size = counted & (squared_norms > 0)
-    scales, inverse = root_powers(jnp.where(has_size, squared_norms, 1.0))
-    pairs = has_size[:, None] & has_size[None, :]
-    # Powers of two leave the entries as exact as they are.
-    cosines = jnp.where(pairs, gramian, 0.0) * inverse[:, None] * inverse[None, :]
-    is_diagonal = jnp.eye(len(gramian), dtype=bool)
-    cosines = jnp.where(is_diagonal & ~has_size[:, None], 1.0, cosines)
-    ridges = jnp.where(is_diagonal & pairs, jnp.asarray(ridge, cosines.dtype) * cosines, 0.0)
+    cosines, ridges, scales, has_size = equilibrated(gramian, counted, ridge)
     scaled = jnp.where(has_size[None] & is_projected, scales[None], 0.0)
     largest = jnp.maximum(max_over(scaled), float(np.finfo(scaled.dtype).tiny))[:, None]
     found = jax.vmap(_cone_minimizer, (None, None, 0))(cosines, ridges, scaled / largest)
-    return lower + jnp.where(has_size[None], found * largest * inverse[None], 0.0)
+    return lower + jnp.where(has_size[None], found * largest / scales[None], 0.0)
 
 
 @jax.custom_jvp
@@ -45,11 +38,7 @@ def _cone_minimizer(
 ) -> Float[Array, " K"]:
     r"""The z >= 0 that minimises :math:`(l + z)^T (C + R) (l + z)`; l holds powers of two."""
     matrix = sum_of(cosines, ridges)
-    vector = DoubleFloat(jnp.zeros_like(lower), jnp.zeros_like(lower))
-    for k in range(len(lower)):  # in two floats, as the sum of what cancels may be small
-        total = sum_of(vector.high, -matrix.high[:, k] * lower[k])
-        rest = total.low + vector.low - matrix.low[:, k] * lower[k]
-        vector = DoubleFloat(total.high, rest)
+    vector = minus_combination(matrix, lower)
     table = jax.tree.map(lambda m, v: jnp.concatenate([m, v[:, None]], axis=1), matrix, vector)
     return by_enumeration(table) if len(lower) <= 8 else by_pivoting(table)
 

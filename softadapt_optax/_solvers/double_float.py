@@ -89,3 +89,29 @@ def quotient(number: DoubleFloat, divisor: DoubleFloat) -> DoubleFloat:
     high = truncated(number.high / divisor.high, 1)
     remainder = minus_product(number, DoubleFloat(high, jnp.zeros_like(high)), divisor)
     return DoubleFloat(high, rounded(remainder) / divisor.high)
+
+
+def product(a: DoubleFloat, b: DoubleFloat) -> DoubleFloat:
+    """``a * b``, but for the square of a float's relative rounding."""
+    zero = jnp.zeros_like(a.high * b.high)
+    return minus_product(DoubleFloat(zero, zero), DoubleFloat(-a.high, -a.low), b)
+
+
+def square_root(number: DoubleFloat) -> DoubleFloat:
+    """The root of a number, just as accurate; that of one that is not positive is zero."""
+    is_positive = rounded(number) > 0
+    number = select(is_positive, number, (1.0, 0.0))
+    root = jnp.sqrt(rounded(number))
+    exact = DoubleFloat(root, jnp.zeros_like(root))
+    rest = rounded(minus_product(number, exact, exact)) / (2.0 * root)
+    return select(is_positive, normalized(DoubleFloat(root, rest)), (0.0, 0.0))
+
+
+def minus_combination(matrix: DoubleFloat, powers: Float[Array, " K"]) -> DoubleFloat:
+    """Minus the product of a matrix and a vector of powers of two and zeros."""
+    total = jnp.zeros_like(matrix.high[:, 0])
+    vector = DoubleFloat(total, total)
+    for k in range(len(powers)):  # in two floats, as the sum of what cancels may be small
+        high, low = sum_of(vector.high, -matrix.high[:, k] * powers[k])
+        vector = DoubleFloat(high, low + vector.low - matrix.low[:, k] * powers[k])
+    return vector

@@ -25,7 +25,7 @@ from softadapt_optax._solvers.double_float import (
 )
 
 
-def _is_independent(pivot: Float[Array, "..."]) -> Bool[Array, "..."]:
+def is_independent(pivot: Float[Array, "..."]) -> Bool[Array, "..."]:
     """Whether a variable does not depend on those before it, but for the rounding of A.
 
     The entries of A are about 1.
@@ -34,13 +34,20 @@ def _is_independent(pivot: Float[Array, "..."]) -> Bool[Array, "..."]:
 
 
 def by_enumeration(table: DoubleFloat) -> Float[Array, " K"]:
-    """The minimiser, from the minimisers over all 2^K sets of variables at once, without a loop.
+    """The minimiser, from the minimisers over all 2^K sets of variables at once, without a loop."""
+    size = table.high.shape[0]
+    values = rounded(over_all_sets(table, size))[:, 0]
+    return best_of_all_sets(values)
+
+
+def over_all_sets(table: DoubleFloat, size: int) -> DoubleFloat:
+    """What pivots on each set of the first K variables leave in the columns behind them.
 
     One variable after the other is pivoted on in half of the tables, and in the other half it is
     left out. The columns of both are not needed any more, so that all sets together take about
-    :math:`K 2^{K+1}` multiplications.
+    :math:`K 2^{K+1}` multiplications. The sets are the last axis; the bits of their index say which
+    variables are free. A set with a variable that depends on others has -1 in the last column.
     """
-    size = table.high.shape[0]
     tables = jax.tree.map(lambda part: part[None, :, :, None], table)
     for k in range(size):
         left_out = jax.tree.map(lambda part: part[:, :, 1:], tables)
@@ -50,7 +57,15 @@ def by_enumeration(table: DoubleFloat) -> Float[Array, " K"]:
         tables = jax.tree.map(
             lambda *parts, axis=axis: jnp.concatenate(parts, axis), left_out, _freed(tables, k)
         )
-    values = jnp.moveaxis(rounded(tables)[:, :, 0], 1, 0).reshape(size, 2**size)
+    rows, columns = table.high.shape[0], table.high.shape[1] - size
+    return jax.tree.map(
+        lambda part: jnp.moveaxis(part, 0, 2).reshape(rows, columns, 2**size), tables
+    )
+
+
+def best_of_all_sets(values: Float[Array, "K sets"]) -> Float[Array, " K"]:
+    """The optimum, from the free variables and the other variables' descents of each set."""
+    size = values.shape[0]
     is_free = np.arange(2**size) >> np.arange(size)[:, None] & 1 == 1
     # Of the sets without a negative variable, the one with the least descent left. (Objectives do
     # not tell: where they differ in the last digit, the points differ in the root of that.)
@@ -65,7 +80,7 @@ def _freed(tables: DoubleFloat, k: int) -> DoubleFloat:
     row = normalized(jax.tree.map(lambda part: part[:, k : k + 1, 1:], tables))
     column = normalized(jax.tree.map(lambda part: part[:, :, :1], tables))
     others = jax.tree.map(lambda part: part[:, :, 1:], tables)
-    can_enter = _is_independent(pivot.high)
+    can_enter = is_independent(pivot.high)
     # A variable that cannot enter is made negative for good, which rules the set out.
     ruled_out = -(np.arange(row.high.shape[2]) == row.high.shape[2] - 1).astype(row.high.dtype)
     row = select(can_enter, row, (jnp.asarray(ruled_out)[None, None, :, None], 0.0))
@@ -128,7 +143,7 @@ def _step(state: _Pivoting) -> _Pivoting:
     point = state.point + share * (optimum - state.point)
     stays = state.is_free & ~(is_leaving & (indices == index))
     return _Pivoting(
-        table=_exchanged(state.table, index),
+        table=exchanged(state.table, index),
         point=jnp.where(stays, jnp.maximum(point, 0.0), 0.0),
         is_free=state.is_free ^ (indices == index),
         is_done=is_done,
@@ -141,12 +156,12 @@ def _gains(state: _Pivoting, solution: Float[Array, " K"]) -> Float[Array, " K"]
     diagonal = rounded(jax.tree.map(jnp.diagonal, state.table))
     # The tolerance lies between the rounding of a float and that of two.
     is_ascent = solution > float(np.finfo(solution.dtype).eps) ** 1.5
-    can_enter = ~state.is_free & is_ascent & _is_independent(diagonal)
+    can_enter = ~state.is_free & is_ascent & is_independent(diagonal)
     gains = solution**2 / jnp.where(can_enter, diagonal, 1.0)
     return jnp.where(can_enter, jnp.minimum(gains, 1.0), 0.0)
 
 
-def _exchanged(table: DoubleFloat, index: Int[Array, ""]) -> DoubleFloat:
+def exchanged(table: DoubleFloat, index: Int[Array, ""]) -> DoubleFloat:
     """The table with one variable freed, or bound again (a Gauss-Jordan exchange)."""
     row = normalized(jax.tree.map(lambda part: part[index][None, :], table))
     column = normalized(jax.tree.map(lambda part: part[:, index][:, None], table))

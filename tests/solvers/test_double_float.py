@@ -10,9 +10,12 @@ import pytest
 from softadapt_optax._solvers.double_float import (
     DoubleFloat,
     halves,
+    minus_combination,
     minus_product,
     normalized,
+    product,
     quotient,
+    square_root,
     sum_of,
 )
 
@@ -63,3 +66,26 @@ def test_products_and_quotients_have_twice_the_digits(dtype):
         assert abs(p - (z - x * y)) <= 16 * rounding * (abs(z) + abs(x * y))
         assert abs(q - p / y) <= 16 * rounding * abs(p / y)
         assert abs(r) <= 16 * rounding * abs(p)
+
+
+def test_roots_have_twice_the_digits(dtype):
+    number = random_numbers(200, 0, dtype)
+    rounding = Fraction(float(np.finfo(dtype).eps)) ** 2
+    square = jax.jit(lambda x: normalized(product(x, x)))(number)
+    roots = exact(jax.jit(square_root)(square))
+    for root, wanted in zip(roots, exact(number), strict=True):
+        assert abs(root - abs(wanted)) <= 32 * rounding * abs(wanted)
+    nothing = square_root(DoubleFloat(jnp.asarray([0.0, -1.0], dtype), jnp.zeros(2, dtype)))
+    np.testing.assert_array_equal(nothing, 0.0)
+
+
+def test_combinations_that_cancel_keep_twice_the_digits(dtype):
+    matrix = DoubleFloat(*(part.reshape(20, 10) for part in random_numbers(200, 0, dtype)))
+    powers = 2.0 ** np.arange(-5, 5)
+    found = exact(jax.jit(minus_combination)(matrix, jnp.asarray(powers, dtype)))
+    rounding = Fraction(float(np.finfo(dtype).eps)) ** 2
+    entries = np.reshape(exact(matrix), (20, 10))
+    factors = [Fraction(power) for power in powers.tolist()]
+    for row, value in zip(entries, found, strict=True):
+        terms = [one * factor for one, factor in zip(row, factors, strict=True)]
+        assert abs(value + sum(terms)) <= 64 * rounding * sum(map(abs, terms))
