@@ -7,6 +7,7 @@ from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
 from softadapt_optax._gradients.cagrad import cagrad as cagrad
 from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
+from softadapt_optax._gradients.fairgrad import fairgrad as fairgrad
 from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
 from softadapt_optax._gradients.hypergradient import HypergradientState as HypergradientState
@@ -14,6 +15,7 @@ from softadapt_optax._gradients.hypergradient import hypergradient as hypergradi
 from softadapt_optax._gradients.lr_annealing import LRAnnealingState as LRAnnealingState
 from softadapt_optax._gradients.lr_annealing import lr_annealing as lr_annealing
 from softadapt_optax._gradients.mgda import mgda as mgda
+from softadapt_optax._gradients.nash_mtl import nash_mtl as nash_mtl
 from softadapt_optax._gradients.normalized_gradients import (
     NormalizedGradientsState as NormalizedGradientsState,
 )
@@ -85,6 +87,7 @@ __all__ = [
     "dual_proj",
     "dwa",
     "famo",
+    "fairgrad",
     "fixed_weights",
     "gls",
     "gradnorm",
@@ -94,6 +97,7 @@ __all__ = [
     "loss_weights",
     "lr_annealing",
     "mgda",
+    "nash_mtl",
     "normalized_gradients",
     "ntk_trace",
     "ntk_weights",

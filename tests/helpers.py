@@ -117,6 +117,8 @@ def gradient_factories():
         ),
         "dual_proj, shared every": lambda: sa.dual_proj(3, shared=largest_leaf, every=2),
         "cagrad": lambda: sa.cagrad(3),
+        "fairgrad": lambda: sa.fairgrad(3),
+        "nash_mtl": lambda: sa.nash_mtl(3),
         "mgda, shared every": lambda: sa.mgda(3, "norm", shared=largest_leaf, every=2),
         "own gramian method": own_gramian_method,
         "ntk_weights, every": lambda: told_traces(sa.ntk_weights(3, every=2, smoothing=0.5)),

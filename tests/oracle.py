@@ -431,3 +431,36 @@ def cagrad_weights(gramian, c, ridge=0.0):
         high += (width := 2 * width)
     tau = scipy.optimize.brentq(excess, low, high, xtol=1e-300, rtol=1e-15, maxiter=1000)
     return (1 + solution(tau) / sizes) / len(norms)
+
+
+def fairgrad_weights(gramian, fairness, ridge=0.0):
+    """Ban and Ji 2024, Eq. 4: Newton's method for the convex function that it is stationary at.
+
+    In units of the weights that each loss would have alone. Steps are shortened until all weights
+    are positive and the function falls.
+    """
+    gramian, power = ridged(gramian, ridge), 1 / fairness
+    alone = np.diag(gramian) ** (-1 / (1 + power))
+    gramian, factors = gramian * np.outer(alone, alone), alone ** (1 - power)
+    x = np.ones(len(alone))
+
+    def objective(x):
+        utility = np.log(x) if power == 1 else (x ** (1 - power) - 1) / (1 - power)
+        return x @ gramian @ x / 2 - factors @ utility
+
+    for _ in range(1000):
+        slope = gramian @ x - factors * x**-power
+        hessian = gramian + np.diag(power * factors * x ** (-power - 1))
+        scale = 1 / np.sqrt(np.diag(hessian))
+        step = -scale * np.linalg.solve(hessian * np.outer(scale, scale), scale * slope)
+        if np.max(np.abs(step / x)) < 1e-3:  # where it is quadratic
+            for _ in range(4):
+                slope = gramian @ x - factors * x**-power
+                x = x - scale * np.linalg.solve(hessian * np.outer(scale, scale), scale * slope)
+            if np.max(np.abs((gramian @ x) * x**power / factors - 1)) < 1e-6:
+                return x * alone
+        length = min(1.0, 0.99 / max(np.max(-step / x), 1e-300))
+        while objective(x + length * step) > objective(x) + 1e-4 * length * (slope @ step):
+            length /= 2
+        x = x + length * step
+    raise ArithmeticError("no convergence")

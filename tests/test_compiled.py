@@ -96,6 +96,8 @@ GRADIENT_METHODS = {
     "upgrad": sa.upgrad,
     "dual_proj": sa.dual_proj,
     "lr_annealing": lambda k, **options: sa.lr_annealing(k, 0, **options),
+    "nash_mtl": sa.nash_mtl,
+    "fairgrad": sa.fairgrad,
     "cagrad": sa.cagrad,
 }
 # One that asks for norms and one that asks for the Gramian; the other two ask for the same.
@@ -109,6 +111,8 @@ each_gradient_method = pytest.mark.parametrize(
         pytest.param("upgrad", marks=pytest.mark.slow),
         pytest.param("dual_proj", marks=pytest.mark.slow),
         pytest.param("lr_annealing", marks=pytest.mark.slow),
+        pytest.param("nash_mtl", marks=pytest.mark.slow),
+        pytest.param("fairgrad", marks=pytest.mark.slow),
         pytest.param("cagrad", marks=pytest.mark.slow),
     ],
 )

@@ -19,6 +19,8 @@ WITH_GRADIENTS = (
     "dual_proj",
     "lr_annealing",
     "ntk_weights",
+    "nash_mtl",
+    "fairgrad",
     "cagrad",
     "hypergradient",
 )

@@ -197,6 +197,18 @@ METHODS = {
         ridge=st.sampled_from([0.0, 1e-6, 1.0]),
         every=every,
     ),
+    "fairgrad": with_common_options(
+        sa.fairgrad,
+        fairness=st.sampled_from([0.5, 1.0, 2.0]),
+        ridge=st.sampled_from([0.0, 1e-6, 1.0]),
+        every=every,
+    ),
+    "nash_mtl": with_common_options(
+        sa.nash_mtl,
+        max_norm=st.sampled_from([None, 1.0]),
+        ridge=st.sampled_from([0.0, 1e-6, 1.0]),
+        every=every,
+    ),
     "mgda": with_common_options(
         sa.mgda,
         normalization=st.sampled_from([None, "norm", "loss", "both"]),

@@ -59,6 +59,8 @@ METHODS = {
     "lr_annealing, norm": lambda k, **options: sa.lr_annealing(
         k, 0, alpha=0.5, statistic="norm", **options
     ),
+    "nash_mtl": sa.nash_mtl,
+    "fairgrad": sa.fairgrad,
     "cagrad": sa.cagrad,
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),

@@ -115,3 +115,18 @@ def minus_combination(matrix: DoubleFloat, powers: Float[Array, " K"]) -> Double
         high, low = sum_of(vector.high, -matrix.high[:, k] * powers[k])
         vector = DoubleFloat(high, low + vector.low - matrix.low[:, k] * powers[k])
     return vector
+
+
+def total(number: DoubleFloat) -> DoubleFloat:
+    """The sum over the last axis, in pairs."""
+    while (size := number.high.shape[-1]) > 1:
+        half = (size + 1) // 2
+        widths = [(0, 0)] * (number.high.ndim - 1) + [(0, 2 * half - size)]
+        number = jax.tree.map(lambda part, widths=widths: jnp.pad(part, widths), number)
+        first, second = (
+            jax.tree.map(lambda part, at=at: part[..., at], number)
+            for at in (slice(half), slice(half, None))
+        )
+        high, low = sum_of(first.high, second.high)
+        number = DoubleFloat(high, low + first.low + second.low)
+    return jax.tree.map(lambda part: part[..., 0], number)
