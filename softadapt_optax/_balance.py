@@ -113,7 +113,8 @@ def balance(
         number of optimizer steps before this one, such as Optax schedules; a loss is left out
         while its one gives no positive number. Default: all 1.
       weight_sum: the weights are scaled to this sum; if all of them are zero they become
-        equal (times ``priorities``). Default: the weighting's own scale.
+        equal (times ``priorities``). Where a method gives negative weights it is the sum of their
+        sizes :math:`|\alpha_k|`, so that no sign changes. Default: the weighting's own scale.
       units: :math:`u_k > 0`; the method sees losses :math:`f_k / u_k` and their gradients,
         and its weights are divided by the units, so that all is as if the loss function had
         divided its losses: :math:`\alpha_k = w_k / u_k`, and it is the sum of the w that is

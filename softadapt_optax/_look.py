@@ -11,7 +11,7 @@ from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._options import Options
 from softadapt_optax._per_loss import as_component_array
 from softadapt_optax._reductions import diagonal_of
-from softadapt_optax._scaling import carried_over, mean_of, sum_to_one
+from softadapt_optax._scaling import carried_over, mean_of, sizes_of, sum_to_one
 from softadapt_optax._state import BalanceState, Observation, is_kept, kept_unseen, where
 from softadapt_optax._updates import check_like
 from softadapt_optax._weighting import Components, Needs, Weighting
@@ -211,7 +211,7 @@ def _held(
 ) -> Float[Array, " K"]:
     """The weights, with those of losses that do not count beside them."""
     if not is_kept(state.held_weights):  # of which none was seen yet: their share is an equal one
-        return jnp.where(seen.counted, weights, mean_of(weights, seen.counted))
+        return jnp.where(seen.counted, weights, mean_of(sizes_of(weights), seen.counted))
     # With a weight sum only ratios have a meaning, and so has what is held at the start.
     keeps_share = seen.is_start if options.weight_sum is None else True
     held = carried_over(seen.counted, weights, state.held_weights, keeps_share)

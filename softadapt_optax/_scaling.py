@@ -7,10 +7,13 @@ from softadapt_optax._reductions import max_over, sum_over
 
 
 def sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Float[Array, " K"]:
-    """``weights * factors`` over their sum; the factors over theirs if all products are zero."""
+    """``weights * factors`` over the sum of their sizes; the factors over theirs if that is zero.
+
+    The sum of weights of both signs would tell nothing of how large they are.
+    """
     shares = over_largest(factors)
     product = over_largest(jnp.where(factors > 0, weights, 0.0)) * shares
-    total = sum_over(product)
+    total = sum_over(sizes_of(product))
     product = jnp.where(
         total == 0, shares / sum_over(shares), product / jnp.where(total == 0, 1.0, total)
     )
@@ -18,11 +21,16 @@ def sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Floa
 
 
 def over_largest(values: Float[Array, " K"]) -> Float[Array, " K"]:
-    """The values over the largest of them, whatever their size; ones if all are zero."""
-    largest = max_over(values)
+    """The values over the largest of their sizes, whatever that is; ones if all are zero."""
+    largest = max_over(sizes_of(values))
     # The inverse of the largest number would be subnormal, for which some devices take 0.
     values, largest = (jnp.where(largest > 1, part / 16, part) for part in (values, largest))
     return jnp.where(largest == 0, 1.0, values / jnp.where(largest == 0, 1.0, largest))
+
+
+def sizes_of(values: Float[Array, " K"]) -> Float[Array, " K"]:
+    """The absolute values; the derivative at 0 is 1, that of weights which are not negative."""
+    return jnp.where(values < 0, -values, values)
 
 
 def exponentials(logits: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Array, " K"]:
@@ -45,7 +53,9 @@ def carried_over(
     keeps_share: bool | Bool[Array, ""],
 ) -> Float[Array, " K"]:
     """The new weights; those of losses that do not count keep their share, or their value."""
-    new_sum, old_sum = (sum_over(jnp.where(counted, weights, 0.0)) for weights in (new, old))
+    new_sum, old_sum = (
+        sum_over(sizes_of(jnp.where(counted, weights, 0.0))) for weights in (new, old)
+    )
     has_share = keeps_share & (new_sum > 0) & (old_sum > 0)
     ratio = jnp.where(has_share, new_sum, 1.0) / jnp.where(has_share, old_sum, 1.0)
     return jnp.where(counted, new, ratio * old)

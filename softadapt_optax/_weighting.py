@@ -74,7 +74,8 @@ class Weighting(NamedTuple):
         whose last axis has K entries are taken to hold one for each loss, which is kept while
         the loss is absent (unsigned integers, as of random keys, aside).
       update: ``update(components, state) -> (weights, state)``, with :class:`Components`
-        and weights >= 0 of shape [K] in any scale; :func:`balance` scales them.
+        and weights of shape [K] in any scale; :func:`balance` scales them. Negative ones are
+        taken as they are: h then goes up that loss' gradient.
     """
 
     init: Callable[[int], PyTree]

@@ -17,6 +17,7 @@ from helpers import (
 )
 
 import softadapt_optax as sa
+from softadapt_optax._scaling import sum_to_one
 
 
 def losses_squared(num_losses, **options):
@@ -199,6 +200,73 @@ def test_traced_priorities_that_are_all_zero_leave_all_losses_out():
 def test_all_weights_zero_become_the_priorities():
     tx = losses_squared(2, weight_sum=2.0, priorities=[1.0, 3.0])
     np.testing.assert_allclose(weights_along(tx, [[0.0, 0.0]])[0], [0.5, 1.5])
+
+
+def losses_themselves(num_losses, **options):
+    """A method whose weights are signed: each loss is its own weight."""
+    weighting = sa.Weighting(lambda k: (), lambda components, state: (components.losses, state))
+    return sa.balance(weighting, num_losses, **options)
+
+
+def test_negative_weights_are_taken_as_they_are():
+    trajectory = [[3.0, -1.0], [-2.0, 0.5], [0.0, 0.0]]
+    np.testing.assert_array_equal(weights_along(losses_themselves(2), trajectory), trajectory)
+    tx = losses_themselves(2, priorities=[1.0, 2.0], units=[2.0, 4.0])
+    np.testing.assert_allclose(weights_along(tx, [[3.0, -1.0]])[0], [0.75, -0.125])
+    gradients = jnp.asarray([[1.0, 0.0], [0.0, 1.0]])
+    tx = losses_themselves(2)
+    h, _ = tx.update(gradients, tx.init(None), losses=jnp.asarray([3.0, -1.0]))
+    np.testing.assert_array_equal(h, [3.0, -1.0])
+
+
+def test_of_negative_weights_the_sizes_have_the_weight_sum():
+    trajectory = [[3.0, -1.0], [-1.0, -1.0], [1.0, -1.0], [0.0, -2.0], [0.0, 0.0]]
+    wanted = [[1.5, -0.5], [-1.0, -1.0], [1.0, -1.0], [0.0, -2.0], [1.0, 1.0]]
+    tx = losses_themselves(2, weight_sum=2.0)
+    np.testing.assert_allclose(weights_along(tx, trajectory), wanted, rtol=1e-6)
+    tx = losses_themselves(2, weight_sum=2.0, priorities=[1.0, 3.0])
+    np.testing.assert_allclose(weights_along(tx, trajectory[:1])[0], [1.0, -1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight_sum", [None, 1.0])
+def test_negative_weights_are_smoothed_and_held(weight_sum):
+    trajectory = [[3.0, -1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, 1.0]]
+    scale = 1.0 if weight_sum is None else 0.25
+    held = weights_along(losses_themselves(2, every=2, weight_sum=weight_sum), trajectory)
+    wanted = np.array([trajectory[0]] * 3 + [trajectory[3]]) * scale
+    np.testing.assert_allclose(held, wanted, rtol=1e-6)
+    smooth = weights_along(losses_themselves(2, smoothing=0.75, weight_sum=weight_sum), trajectory)
+    # A weight sum holds for what was averaged too.
+    second = [3.0, -1.0] if weight_sum else [1.5, -0.5]
+    np.testing.assert_allclose(smooth[2], np.array(second) * scale, rtol=1e-6)
+
+
+def test_a_step_whose_signed_weights_are_not_finite_is_none():
+    rows = weights_along(losses_themselves(2), [[3.0, -1.0], [jnp.inf, 1.0], [-1.0, 2.0]])
+    np.testing.assert_array_equal(rows, [[3.0, -1.0], [3.0, -1.0], [-1.0, 2.0]])
+
+
+def test_an_absent_loss_leaves_the_shares_of_signed_weights():
+    tx = losses_themselves(3, weight_sum=2.0)
+    state = tx.init(None)
+    for present in ([True, True, True], [True, False, True]):
+        losses = jnp.asarray([1.0, -2.0, 1.0])
+        update = {"losses": losses, "present": jnp.asarray(present)}
+        _, state = tx.update(jnp.zeros((3, 2)), state, **update)
+        wanted = np.where(present, [0.5, -1.0, 0.5], 0.0)
+        np.testing.assert_allclose(sa.loss_weights(state), wanted, rtol=1e-6)
+
+
+def test_sums_of_nonnegative_weights_are_those_of_before():
+    """Also their derivatives where a weight is 0."""
+    weights, factors = jnp.asarray([0.0, 2.0, 6.0]), jnp.asarray([1.0, 0.5, 2.0])
+
+    def plain(weights):
+        return weights * factors / jnp.sum(weights * factors)
+
+    np.testing.assert_allclose(sum_to_one(weights, factors), plain(weights), rtol=1e-6)
+    ours = jax.jacrev(sum_to_one)(weights, factors)
+    np.testing.assert_allclose(ours, jax.jacrev(plain)(weights), rtol=1e-5, atol=1e-7)
 
 
 def test_every_holds_the_weights_and_records_means():
