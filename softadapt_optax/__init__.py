@@ -6,6 +6,7 @@ from softadapt_optax._components import value_and_component_grads as value_and_c
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
 from softadapt_optax._gradients.cagrad import cagrad as cagrad
+from softadapt_optax._gradients.conflict_free import conflict_free as conflict_free
 from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
 from softadapt_optax._gradients.fairgrad import fairgrad as fairgrad
 from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
@@ -14,6 +15,7 @@ from softadapt_optax._gradients.hypergradient import HypergradientState as Hyper
 from softadapt_optax._gradients.hypergradient import hypergradient as hypergradient
 from softadapt_optax._gradients.lr_annealing import LRAnnealingState as LRAnnealingState
 from softadapt_optax._gradients.lr_annealing import lr_annealing as lr_annealing
+from softadapt_optax._gradients.imtl_g import imtl_g as imtl_g
 from softadapt_optax._gradients.mgda import mgda as mgda
 from softadapt_optax._gradients.nash_mtl import nash_mtl as nash_mtl
 from softadapt_optax._gradients.normalized_gradients import (
@@ -81,6 +83,7 @@ __all__ = [
     "balance",
     "cagrad",
     "causal_weights",
+    "conflict_free",
     "cov_weighting",
     "cross_entropy_prior",
     "diagnostics",
@@ -92,6 +95,7 @@ __all__ = [
     "gls",
     "gradnorm",
     "hypergradient",
+    "imtl_g",
     "initial_loss",
     "learned_weights",
     "loss_weights",

@@ -73,6 +73,16 @@ def gradient_cases(num_losses: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def coarse(gradients: np.ndarray) -> np.ndarray:
+    """The same to 7 binary digits of the largest of each row, so that float32 knows their products.
+
+    Then a method sees the very Gramian that float64 sees, however it is computed.
+    """
+    largest = np.max(np.abs(gradients), axis=1, keepdims=True)
+    units = 2.0 ** np.floor(np.log2(np.where(largest > 0, largest, 1.0)) - 6)
+    return np.round(gradients / units) * units
+
+
 def loss_only_factories():
     """A transformation of each method that looks at losses alone, for K = 3, by name."""
     return {
@@ -115,6 +125,8 @@ def gradient_factories():
         "lr_annealing, shared every": lambda: sa.lr_annealing(
             3, 0, statistic="mean", shared=largest_leaf, every=2
         ),
+        "imtl_g": lambda: sa.imtl_g(3),
+        "conflict_free, shared every": lambda: sa.conflict_free(3, shared=largest_leaf, every=2),
         "dual_proj, shared every": lambda: sa.dual_proj(3, shared=largest_leaf, every=2),
         "cagrad": lambda: sa.cagrad(3),
         "fairgrad": lambda: sa.fairgrad(3),

@@ -464,3 +464,37 @@ def fairgrad_weights(gramian, fairness, ridge=0.0):
             length /= 2
         x = x + length * step
     raise ArithmeticError("no convergence")
+# Directions of signed weights.
+
+
+def unit_solution(gramian, ridge=0.0):
+    """The a of (C + ridge I) a = 1, C the cosines; 0 for gradients of zero. And their norms."""
+    norms = np.sqrt(np.diag(np.asarray(gramian, np.float64)))
+    kept = np.flatnonzero(norms)
+    cosines = gramian[np.ix_(kept, kept)] / np.outer(norms[kept], norms[kept])
+    a = np.zeros(len(norms))
+    a[kept] = np.linalg.solve(cosines + ridge * np.eye(len(kept)), np.ones(len(kept)))
+    return a, norms
+
+
+def imtl_g_weights(gramian, ridge=0.0):
+    """Liu et al. 2021, Eq. 1, over the size of their sum, which counts for 1e-3 of their sizes."""
+    a, norms = unit_solution(gramian, ridge)
+    alpha = np.divide(a, norms, out=np.zeros_like(a), where=norms > 0)
+    if not norms.any():
+        return alpha
+    return alpha / max(abs(alpha.sum()), 1e-3 * np.abs(alpha).sum())
+
+
+def conflict_free_weights(gramian, ridge=0.0):
+    """Liu et al. 2025, Eq. 2, where C a = 1: then the projections' sum is that of the norms."""
+    a, norms = unit_solution(gramian, ridge)
+    alpha = np.divide(a, norms, out=np.zeros_like(a), where=norms > 0)
+    return alpha * norms.sum() / a.sum() if norms.any() else alpha
+
+
+def conflict_free_direction(gradients):
+    """Liu et al. 2025, Eq. 2, on the gradients themselves, by the pseudo-inverse."""
+    units = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
+    x = np.linalg.pinv(units) @ np.ones(len(units))
+    return np.sum(gradients @ x) * x / (x @ x)

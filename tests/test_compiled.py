@@ -99,6 +99,8 @@ GRADIENT_METHODS = {
     "nash_mtl": sa.nash_mtl,
     "fairgrad": sa.fairgrad,
     "cagrad": sa.cagrad,
+    "imtl_g": sa.imtl_g,
+    "conflict_free": sa.conflict_free,
 }
 # One that asks for norms and one that asks for the Gramian; the other two ask for the same.
 each_gradient_method = pytest.mark.parametrize(
@@ -114,6 +116,8 @@ each_gradient_method = pytest.mark.parametrize(
         pytest.param("nash_mtl", marks=pytest.mark.slow),
         pytest.param("fairgrad", marks=pytest.mark.slow),
         pytest.param("cagrad", marks=pytest.mark.slow),
+        pytest.param("imtl_g", marks=pytest.mark.slow),
+        pytest.param("conflict_free", marks=pytest.mark.slow),
     ],
 )
 

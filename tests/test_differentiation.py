@@ -22,6 +22,8 @@ WITH_GRADIENTS = (
     "nash_mtl",
     "fairgrad",
     "cagrad",
+    "imtl_g",
+    "conflict_free",
     "hypergradient",
 )
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import following, told_traces
+from helpers import following
+from test_properties import SIGNED
 
 import softadapt_optax as sa
 
@@ -208,6 +210,9 @@ METHODS = {
         max_norm=st.sampled_from([None, 1.0]),
         ridge=st.sampled_from([0.0, 1e-6, 1.0]),
         every=every,
+    "imtl_g": with_common_options(sa.imtl_g, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every),
+    "conflict_free": with_common_options(
+        sa.conflict_free, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every
     ),
     "mgda": with_common_options(
         sa.mgda,
@@ -255,7 +260,7 @@ def linear_losses(params, stacked, values):
 # The promises.
 
 
-def check_update(h, state, params, is_finite):
+def check_update(h, state, params, is_finite, is_signed):
     """h is like the parameters, the state is finite; returns the weights."""
     assert jax.tree.structure(h) == jax.tree.structure(params)
     for ours, param in zip(jax.tree.leaves(h), jax.tree.leaves(params), strict=True):
@@ -265,7 +270,7 @@ def check_update(h, state, params, is_finite):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             assert jnp.all(jnp.isfinite(leaf))
     weights = np.asarray(sa.loss_weights(state))
-    assert np.all(weights >= 0)
+    assert is_signed or np.all(weights >= 0)
     for value in sa.diagnostics(state).values():
         assert value.shape == ()
         assert jnp.isfinite(value)
@@ -314,7 +319,7 @@ def run_case(data, bad_values):
             else:
                 h, state = tx.update(stacked, state, params, losses=values, present=present)
             is_finite = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(stacked))
-            weights = check_update(h, state, params, is_finite)
+            weights = check_update(h, state, params, is_finite, method in SIGNED)
             assert present is None or not np.any(weights[~np.asarray(present)])
             if is_finite:
                 check_sum(h, stacked, weights)

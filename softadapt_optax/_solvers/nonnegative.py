@@ -162,7 +162,10 @@ def _gains(state: _Pivoting, solution: Float[Array, " K"]) -> Float[Array, " K"]
 
 
 def exchanged(table: DoubleFloat, index: Int[Array, ""]) -> DoubleFloat:
-    """The table with one variable freed, or bound again (a Gauss-Jordan exchange)."""
+    """The table with one variable freed, or bound again (a Gauss-Jordan exchange).
+
+    Rows below those of A take part: what they become are their products with the solution.
+    """
     row = normalized(jax.tree.map(lambda part: part[index][None, :], table))
     column = normalized(jax.tree.map(lambda part: part[:, index][:, None], table))
     pivot = normalized(jax.tree.map(lambda part: part[index, index], table))
