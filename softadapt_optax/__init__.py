@@ -6,6 +6,7 @@ from softadapt_optax._components import value_and_component_grads as value_and_c
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
 from softadapt_optax._gradients.cagrad import cagrad as cagrad
+from softadapt_optax._gradients.aligned_mtl import aligned_mtl as aligned_mtl
 from softadapt_optax._gradients.conflict_free import conflict_free as conflict_free
 from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
 from softadapt_optax._gradients.fairgrad import fairgrad as fairgrad
@@ -80,6 +81,7 @@ __all__ = [
     "SoftAdaptState",
     "UncertaintyState",
     "Weighting",
+    "aligned_mtl",
     "balance",
     "cagrad",
     "causal_weights",

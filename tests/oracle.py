@@ -498,3 +498,15 @@ def conflict_free_direction(gradients):
     units = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
     x = np.linalg.pinv(units) @ np.ones(len(units))
     return np.sum(gradients @ x) * x / (x @ x)
+
+
+def aligned_weights(gramian, scale="min"):
+    """Senushkin et al. 2023, Algorithm 1, by NumPy's eigensolver, with the limit of float32."""
+    size = len(gramian)
+    values, vectors = np.linalg.eigh(np.asarray(gramian, np.float64))
+    is_kept = values > values.max() * size * np.finfo(np.float32).eps
+    if not is_kept.any():
+        return np.zeros(size)
+    kept, basis = np.sort(values[is_kept]), vectors[:, is_kept]
+    chosen = {"min": kept[0], "median": kept[(len(kept) - 1) // 2], "rmse": kept.mean()}[scale]
+    return basis @ (np.sqrt(chosen / values[is_kept]) * (basis.T @ np.full(size, 1 / size)))

@@ -101,6 +101,7 @@ GRADIENT_METHODS = {
     "cagrad": sa.cagrad,
     "imtl_g": sa.imtl_g,
     "conflict_free": sa.conflict_free,
+    "aligned_mtl": sa.aligned_mtl,
 }
 # One that asks for norms and one that asks for the Gramian; the other two ask for the same.
 each_gradient_method = pytest.mark.parametrize(
@@ -118,6 +119,7 @@ each_gradient_method = pytest.mark.parametrize(
         pytest.param("cagrad", marks=pytest.mark.slow),
         pytest.param("imtl_g", marks=pytest.mark.slow),
         pytest.param("conflict_free", marks=pytest.mark.slow),
+        pytest.param("aligned_mtl", marks=pytest.mark.slow),
     ],
 )
 

@@ -24,6 +24,7 @@ WITH_GRADIENTS = (
     "cagrad",
     "imtl_g",
     "conflict_free",
+    "aligned_mtl",
     "hypergradient",
 )
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind

@@ -214,6 +214,9 @@ METHODS = {
     "conflict_free": with_common_options(
         sa.conflict_free, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every
     ),
+    "aligned_mtl": with_common_options(
+        sa.aligned_mtl, scale=st.sampled_from(["min", "median", "rmse"]), every=every
+    ),
     "mgda": with_common_options(
         sa.mgda,
         normalization=st.sampled_from([None, "norm", "loss", "both"]),

@@ -64,6 +64,8 @@ METHODS = {
     "cagrad": sa.cagrad,
     "imtl_g": sa.imtl_g,
     "conflict_free": sa.conflict_free,
+    "aligned_mtl": sa.aligned_mtl,
+    "aligned_mtl, median": lambda k, **options: sa.aligned_mtl(k, "median", **options),
     "mgda, both": lambda k, **options: sa.mgda(k, "both", **options),
     "mgda, frank_wolfe": lambda k, **options: sa.mgda(k, solver="frank_wolfe", **options),
     "ntk_weights": lambda k, **options: told_traces(sa.ntk_weights(k, **options)),
@@ -96,6 +98,7 @@ STATELESS = (
     "ntk_weights",
     "imtl_g",
     "conflict_free",
+    "aligned_mtl",
     "mgda",
     "mgda, both",
     "mgda, frank_wolfe",
@@ -112,7 +115,7 @@ UNCOUPLED = (
     "normalized_gradients",
 )
 # Those whose weights may be negative: it is their sizes that have the weight sum.
-SIGNED = ("imtl_g", "conflict_free")
+SIGNED = ("imtl_g", "conflict_free", "aligned_mtl", "aligned_mtl, median")
 # Second forms of a method: the laws hold for them too, which the slow run sees.
 SECOND_FORMS = (
     "stch, log",
@@ -120,6 +123,7 @@ SECOND_FORMS = (
     "softadapt, normalized",
     "uncertainty, adam",
     "learned_weights, maximize",
+    "aligned_mtl, median",
     "mgda, both",
     "mgda, frank_wolfe",
     "lr_annealing, norm",
