@@ -12,6 +12,8 @@ from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
 from softadapt_optax._gradients.fairgrad import fairgrad as fairgrad
 from softadapt_optax._gradients.gradnorm import GradNormState as GradNormState
 from softadapt_optax._gradients.gradnorm import gradnorm as gradnorm
+from softadapt_optax._gradients.gradvac import GradVacState as GradVacState
+from softadapt_optax._gradients.gradvac import gradvac as gradvac
 from softadapt_optax._gradients.hypergradient import HypergradientState as HypergradientState
 from softadapt_optax._gradients.hypergradient import hypergradient as hypergradient
 from softadapt_optax._gradients.lr_annealing import LRAnnealingState as LRAnnealingState
@@ -70,6 +72,7 @@ __all__ = [
     "DWAState",
     "FAMOState",
     "GradNormState",
+    "GradVacState",
     "HypergradientState",
     "InitialLossState",
     "LRAnnealingState",
@@ -96,6 +99,7 @@ __all__ = [
     "fixed_weights",
     "gls",
     "gradnorm",
+    "gradvac",
     "hypergradient",
     "imtl_g",
     "initial_loss",

@@ -126,6 +126,7 @@ def gradient_factories():
             3, 0, statistic="mean", shared=largest_leaf, every=2
         ),
         "aligned_mtl": lambda: sa.aligned_mtl(3, "rmse"),
+        "gradvac": lambda: sa.gradvac(3),
         "imtl_g": lambda: sa.imtl_g(3),
         "conflict_free, shared every": lambda: sa.conflict_free(3, shared=largest_leaf, every=2),
         "dual_proj, shared every": lambda: sa.dual_proj(3, shared=largest_leaf, every=2),

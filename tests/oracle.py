@@ -510,3 +510,26 @@ def aligned_weights(gramian, scale="min"):
     kept, basis = np.sort(values[is_kept]), vectors[:, is_kept]
     chosen = {"min": kept[0], "median": kept[(len(kept) - 1) // 2], "rmse": kept.mean()}[scale]
     return basis @ (np.sqrt(chosen / values[is_kept]) * (basis.T @ np.full(size, 1 / size)))
+
+
+def vaccinated_gradients(gradients, orders, targets, beta):
+    """Wang et al. 2021 on the vectors themselves: the turned gradients, and the next targets."""
+    turned, targets = [], targets.copy()
+    for i, order in enumerate(orders):
+        vector = gradients[i].copy()
+        for j in order:
+            other = gradients[j]
+            lengths = np.linalg.norm(vector), np.linalg.norm(other)
+            least = np.sqrt(np.finfo(np.float32).eps) * np.linalg.norm(gradients[i])
+            if j == i or lengths[0] <= least or lengths[1] == 0:
+                continue
+            cosine = vector @ other / lengths[0] / lengths[1]
+            target = np.clip(targets[i, j], -0.9999, 0.9999)
+            if cosine < target:
+                angles = np.arccos(np.clip([cosine, target], -1, 1))
+                vector = vector + lengths[0] / lengths[1] * other * (
+                    np.sin(angles[0] - angles[1]) / np.sin(angles[1])
+                )
+            targets[i, j] = (1 - beta) * targets[i, j] + beta * cosine
+        turned.append(vector)
+    return np.array(turned), targets

@@ -22,6 +22,7 @@ WITH_GRADIENTS = (
     "nash_mtl",
     "fairgrad",
     "cagrad",
+    "gradvac",
     "imtl_g",
     "conflict_free",
     "aligned_mtl",

@@ -214,6 +214,13 @@ METHODS = {
     "conflict_free": with_common_options(
         sa.conflict_free, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every
     ),
+    "gradvac": with_common_options(
+        sa.gradvac,
+        beta=st.sampled_from([0.0, 0.5]),
+        seed=st.integers(0, 9),
+        reduction=st.sampled_from(["sum", "mean"]),
+        every=every,
+    ),
     "aligned_mtl": with_common_options(
         sa.aligned_mtl, scale=st.sampled_from(["min", "median", "rmse"]), every=every
     ),

@@ -62,6 +62,7 @@ METHODS = {
     "nash_mtl": sa.nash_mtl,
     "fairgrad": sa.fairgrad,
     "cagrad": sa.cagrad,
+    "gradvac": sa.gradvac,
     "imtl_g": sa.imtl_g,
     "conflict_free": sa.conflict_free,
     "aligned_mtl": sa.aligned_mtl,
@@ -222,9 +223,11 @@ def test_the_order_of_the_losses_does_not_matter(method):
     tx = make(method, 4)
     weights = np.asarray(weights_of_steps(tx, losses, gradients))
     permuted = np.asarray(weights_of_steps(tx, losses[:, order], gradients[:, order]))
-    if method == "pcgrad":  # equal in distribution: means over seeds
+    if method in ("pcgrad", "gradvac"):  # equal in distribution: means over seeds
         seeds = jnp.arange(2000)
-        first_weights = lambda seed, g: weights_of_steps(sa.pcgrad(4, seed), losses[:1], g)[0]
+        first_weights = lambda seed, g: weights_of_steps(
+            METHODS[method](4, seed=seed), losses[:1], g
+        )[0]
         of_seeds = jax.jit(jax.vmap(first_weights, (0, None)))
         mean = lambda g: jnp.mean(of_seeds(seeds, jnp.asarray(g[:1])), axis=0)
         np.testing.assert_allclose(mean(gradients[:, order]), mean(gradients)[order], rtol=0.03)
@@ -283,7 +286,7 @@ def test_a_loss_of_priority_zero_is_left_out(method, case):
     tx = make(method, 4, priorities=(1.0, 1.0, 0.0, 1.0), weight_sum=1.0)
     weights = np.asarray(weights_of_steps(tx, losses, gradients))
     np.testing.assert_array_equal(weights[:, 2], 0.0)
-    if method not in ("pcgrad", "rlw"):  # which draw other numbers for another K
+    if method not in ("pcgrad", "gradvac", "rlw"):  # which draw other numbers for another K
         three = weights_of_steps(
             make(method, 3, weight_sum=1.0), losses[:, kept], gradients[:, kept]
         )
