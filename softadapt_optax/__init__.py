@@ -5,8 +5,8 @@ from softadapt_optax._component_grads import ComponentGrads as ComponentGrads
 from softadapt_optax._components import value_and_component_grads as value_and_component_grads
 from softadapt_optax._diagnostics import diagnostics as diagnostics
 from softadapt_optax._diagnostics import loss_weights as loss_weights
-from softadapt_optax._gradients.cagrad import cagrad as cagrad
 from softadapt_optax._gradients.aligned_mtl import aligned_mtl as aligned_mtl
+from softadapt_optax._gradients.cagrad import cagrad as cagrad
 from softadapt_optax._gradients.conflict_free import conflict_free as conflict_free
 from softadapt_optax._gradients.dual_proj import dual_proj as dual_proj
 from softadapt_optax._gradients.fairgrad import fairgrad as fairgrad
@@ -16,9 +16,9 @@ from softadapt_optax._gradients.gradvac import GradVacState as GradVacState
 from softadapt_optax._gradients.gradvac import gradvac as gradvac
 from softadapt_optax._gradients.hypergradient import HypergradientState as HypergradientState
 from softadapt_optax._gradients.hypergradient import hypergradient as hypergradient
+from softadapt_optax._gradients.imtl_g import imtl_g as imtl_g
 from softadapt_optax._gradients.lr_annealing import LRAnnealingState as LRAnnealingState
 from softadapt_optax._gradients.lr_annealing import lr_annealing as lr_annealing
-from softadapt_optax._gradients.imtl_g import imtl_g as imtl_g
 from softadapt_optax._gradients.mgda import mgda as mgda
 from softadapt_optax._gradients.nash_mtl import nash_mtl as nash_mtl
 from softadapt_optax._gradients.normalized_gradients import (
@@ -94,8 +94,8 @@ __all__ = [
     "diagnostics",
     "dual_proj",
     "dwa",
-    "famo",
     "fairgrad",
+    "famo",
     "fixed_weights",
     "gls",
     "gradnorm",

@@ -398,6 +398,8 @@ def jaxpi_weights(gradients, momentum):
         new = norms.mean() / norms
         rows.append(momentum * rows[-1] + (1 - momentum) * new if rows else new)
     return np.array(rows)
+
+
 # Methods that choose a direction by one equation or program in the Gramian.
 
 
@@ -464,6 +466,8 @@ def fairgrad_weights(gramian, fairness, ridge=0.0):
             length /= 2
         x = x + length * step
     raise ArithmeticError("no convergence")
+
+
 # Directions of signed weights.
 
 

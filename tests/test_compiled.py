@@ -9,6 +9,7 @@ import pytest
 from helpers import JAX_VERSION, PROBLEMS, counts_of_a_cpu, training_step
 
 import softadapt_optax as sa
+from benchmarks import methods
 
 WIDTH, BATCH = 256, 512
 
@@ -88,40 +89,15 @@ def test_stacked_gradients_cost_more_so_the_count_above_can_fail():
 
 K = 4
 TRUNK = {"trunk": True, "heads": False}
-GRADIENT_METHODS = {
-    "gradnorm": sa.gradnorm,
-    "normalized_gradients": sa.normalized_gradients,
-    "pcgrad": sa.pcgrad,
-    "mgda": sa.mgda,
-    "upgrad": sa.upgrad,
-    "dual_proj": sa.dual_proj,
-    "lr_annealing": lambda k, **options: sa.lr_annealing(k, 0, **options),
-    "nash_mtl": sa.nash_mtl,
-    "fairgrad": sa.fairgrad,
-    "cagrad": sa.cagrad,
-    "gradvac": sa.gradvac,
-    "imtl_g": sa.imtl_g,
-    "conflict_free": sa.conflict_free,
-    "aligned_mtl": sa.aligned_mtl,
-}
-# One that asks for norms and one that asks for the Gramian; the other two ask for the same.
+GRADIENT_METHODS = {name: functools.partial(methods.make, name) for name in methods.ON_GRADIENTS}
+# One that asks for norms and one that asks for the Gramian; the others ask for the same.
 each_gradient_method = pytest.mark.parametrize(
     "method",
     [
-        pytest.param("gradnorm", marks=pytest.mark.slow),
-        "normalized_gradients",
-        pytest.param("pcgrad", marks=pytest.mark.slow),
-        "mgda",
-        pytest.param("upgrad", marks=pytest.mark.slow),
-        pytest.param("dual_proj", marks=pytest.mark.slow),
-        pytest.param("lr_annealing", marks=pytest.mark.slow),
-        pytest.param("nash_mtl", marks=pytest.mark.slow),
-        pytest.param("fairgrad", marks=pytest.mark.slow),
-        pytest.param("cagrad", marks=pytest.mark.slow),
-        pytest.param("gradvac", marks=pytest.mark.slow),
-        pytest.param("imtl_g", marks=pytest.mark.slow),
-        pytest.param("conflict_free", marks=pytest.mark.slow),
-        pytest.param("aligned_mtl", marks=pytest.mark.slow),
+        name
+        if name in ("normalized_gradients", "mgda")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in GRADIENT_METHODS
     ],
 )
 

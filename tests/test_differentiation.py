@@ -8,26 +8,10 @@ import pytest
 from test_properties import METHODS
 
 import softadapt_optax as sa
+from benchmarks import methods
 
 K, STEPS = 3, 3
-WITH_GRADIENTS = (
-    "gradnorm",
-    "normalized_gradients",
-    "pcgrad",
-    "mgda",
-    "upgrad",
-    "dual_proj",
-    "lr_annealing",
-    "ntk_weights",
-    "nash_mtl",
-    "fairgrad",
-    "cagrad",
-    "gradvac",
-    "imtl_g",
-    "conflict_free",
-    "aligned_mtl",
-    "hypergradient",
-)
+WITH_GRADIENTS = (*methods.ON_GRADIENTS, *methods.WITH_MORE)
 STACKED_TOO = ("softadapt", "gradnorm", "mgda")  # one of each kind
 QUICK = ("softadapt", "learned_weights", "gradnorm")
 QUICK_PERIODS = ("mgda",)

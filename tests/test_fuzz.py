@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import following, told_traces
-from helpers import following
 from test_properties import SIGNED
 
 import softadapt_optax as sa
@@ -193,6 +192,8 @@ METHODS = {
         reference=st.just(0),
         alpha=st.sampled_from([0.1, 1.0]),
         statistic=st.sampled_from(["max", "mean", "norm"]),
+        every=every,
+    ),
     "cagrad": with_common_options(
         sa.cagrad,
         c=st.sampled_from([0.0, 0.5, 2.0]),
@@ -210,6 +211,7 @@ METHODS = {
         max_norm=st.sampled_from([None, 1.0]),
         ridge=st.sampled_from([0.0, 1e-6, 1.0]),
         every=every,
+    ),
     "imtl_g": with_common_options(sa.imtl_g, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every),
     "conflict_free": with_common_options(
         sa.conflict_free, ridge=st.sampled_from([0.0, 1e-6, 1.0]), every=every
