@@ -86,10 +86,13 @@ def counts(model: Model, step: Step, carry: Any, device: Any) -> dict[str, int]:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     lowered = jax.jit(step, donate_argnums=0).lower(*jax.tree.map(described, (carry, model.batch)))
-    found = re.findall(rf" ({'|'.join(LAUNCHES)})\(", lowered.compile().as_text())
-    launched = collections.Counter(found)
+    hlo = lowered.compile().as_text()
+    launched = collections.Counter(re.findall(rf" ({'|'.join(LAUNCHES)})\(", hlo))
+    # The device waits for none of the loops whose turns are counted.
+    turns = [int(count) for count in re.findall(r' while\(.*"known_trip_count":{"n":"(\d+)"', hlo)]
+    launched["while"] -= len(turns)
     arrays = len(jax.tree.leaves(carry))
-    return {"arrays": arrays, **{launch: launched[launch] for launch in LAUNCHES}}
+    return {"arrays": arrays, **{launch: launched[launch] for launch in LAUNCHES}, "turns": sum(turns)}
 
 
 def described_device(is_small: bool = False) -> Any:
@@ -184,7 +187,7 @@ def in_a_process(*arguments: str) -> list[dict[str, Any]]:
 
 
 def tables(rows: list[dict[str, Any]]) -> list[Table]:
-    columns = ["step", "arrays", "fusions and calls", "copies", "loops", "conditionals"]
+    columns = ["step", "arrays", "fusions and calls", "copies", "loops", "conditionals", "turns"]
     found = []
     for name in dict.fromkeys(row["model"] for row in rows):
         of_model = [row for row in rows if row["model"] == name]
@@ -193,7 +196,7 @@ def tables(rows: list[dict[str, Any]]) -> list[Table]:
                 name_of(row["step"]),
                 str(row["arrays"]),
                 str(row["fusion"] + row["custom-call"]),
-                *(str(row[launch]) for launch in LAUNCHES[2:]),
+                *(str(row[count]) for count in (*LAUNCHES[2:], "turns")),
             ]
             for row in of_model
         ]
@@ -223,8 +226,9 @@ PART = Part(
     "kernels",
     "Kernels on a GPU",
     "What a step launches and carries when it is compiled for an H100, counted without one: "
-    "arrays of parameters and state, fused loops and calls, copies, and the loops and "
-    "conditionals for which the device waits. They are what small steps cost on a GPU: on an "
+    "arrays of parameters and state, fused loops and calls, copies, the loops and conditionals "
+    "for which the device waits, and the turns of loops that have a fixed number of them, of which "
+    "each launches some of these kernels anew. They are what small steps cost on a GPU: on an "
     "H100 about one microsecond a kernel, three for each array of a state that is handed over "
     "in a call, and 15 to 36 for a turn of a loop or a branch that depends on data. By hand: a "
     'softmax of the losses as weights ("one pass"); SoftAdapt with a history and a count as '

@@ -20,6 +20,8 @@ WITH_MORE = ("hypergradient", "ntk_weights")
 ON_LOSSES = _in(_losses)
 ON_GRADIENTS = [name for name in _in(_gradients) if name not in WITH_MORE]
 ALL = [*ON_LOSSES, *ON_GRADIENTS, *WITH_MORE]
+# Those whose weights may be negative.
+SIGNED = ("aligned_mtl", "conflict_free", "imtl_g")
 
 
 def make(name: str, num_losses: int, **options: Any) -> optax.GradientTransformationExtraArgs:

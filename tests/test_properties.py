@@ -116,7 +116,7 @@ UNCOUPLED = (
     "normalized_gradients",
 )
 # Those whose weights may be negative: it is their sizes that have the weight sum.
-SIGNED = ("imtl_g", "conflict_free", "aligned_mtl", "aligned_mtl, median")
+SIGNED = (*methods.SIGNED, "aligned_mtl, median")
 # Second forms of a method: the laws hold for them too, which the slow run sees.
 SECOND_FORMS = (
     "stch, log",

@@ -24,8 +24,8 @@ def aligned_weights(
     largest, K the losses that count; :math:`\lambda` is the least of them, the lower of their
     medians, or their mean.
     """
-    count = sum_over(counted.astype(gramian.dtype))
-    shares = counted / jnp.maximum(count, 1.0)
+    shares = counted.astype(gramian.dtype)
+    shares = shares / jnp.maximum(sum_over(shares), 1.0)
     masked = jnp.where(counted[:, None] & counted[None, :], gramian, 0.0)
     largest = jax.lax.stop_gradient(max_over(diagonal_of(masked)))
     is_normal = largest >= float(np.finfo(gramian.dtype).tiny)
@@ -78,7 +78,7 @@ def _choice(
     """The shares of the eigenvalues in the one that all become; zeros if none is kept."""
     rank = jnp.maximum(sum_over(is_kept.astype(values.dtype)), 1.0)
     if scale == "rmse":
-        return is_kept / rank
+        return is_kept.astype(values.dtype) / rank
     place = 0.0 if scale == "min" else jnp.floor((rank - 1.0) / 2.0)
     indices = jnp.arange(len(values))
     is_before = values[None, :] < values[:, None]

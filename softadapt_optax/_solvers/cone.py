@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from softadapt_optax._reductions import max_over
-from softadapt_optax._solvers.double_float import minus_combination, sum_of
+from softadapt_optax._solvers.double_float import DoubleFloat, minus_combination, sum_of
 from softadapt_optax._solvers.equilibration import equilibrated
 from softadapt_optax._solvers.min_norm import inverse_of
 from softadapt_optax._solvers.nonnegative import by_enumeration, by_pivoting
@@ -28,33 +28,50 @@ def cone_weights(
     cosines, ridges, scales, has_size = equilibrated(gramian, counted, ridge)
     scaled = jnp.where(has_size[None] & is_projected, scales[None], 0.0)
     largest = jnp.maximum(max_over(scaled), float(np.finfo(scaled.dtype).tiny))[:, None]
-    found = jax.vmap(_cone_minimizer, (None, None, 0))(cosines, ridges, scaled / largest)
+    found = _cone_minimizers(cosines, ridges, scaled / largest)
     return lower + jnp.where(has_size[None], found * largest / scales[None], 0.0)
 
 
 @jax.custom_jvp
-def _cone_minimizer(
-    cosines: Float[Array, "K K"], ridges: Float[Array, "K K"], lower: Float[Array, " K"]
-) -> Float[Array, " K"]:
-    r"""The z >= 0 that minimises :math:`(l + z)^T (C + R) (l + z)`; l holds powers of two."""
+def _cone_minimizers(
+    cosines: Float[Array, "K K"], ridges: Float[Array, "K K"], lower: Float[Array, "rows K"]
+) -> Float[Array, "rows K"]:
+    r"""The z >= 0 that minimise :math:`(l + z)^T (C + R) (l + z)`; l holds powers of two."""
     matrix = sum_of(cosines, ridges)
-    vector = minus_combination(matrix, lower)
-    table = jax.tree.map(lambda m, v: jnp.concatenate([m, v[:, None]], axis=1), matrix, vector)
-    return by_enumeration(table) if len(lower) <= 8 else by_pivoting(table)
+    vectors = jax.vmap(minus_combination, (None, 0), 1)(matrix, lower)
+
+    def beside(columns: DoubleFloat) -> DoubleFloat:
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), matrix, columns)
+
+    if len(cosines) <= 8:
+        return by_enumeration(beside(vectors)).T
+    one_by_one = jax.vmap(lambda one: by_pivoting(beside(jax.tree.map(_as_column, one))), 1)
+    return one_by_one(vectors)
 
 
-@_cone_minimizer.defjvp
-def _cone_minimizer_jvp(
+def _as_column(vector: Float[Array, " K"]) -> Float[Array, "K 1"]:
+    return vector[:, None]
+
+
+@_cone_minimizers.defjvp
+def _cone_minimizers_jvp(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+) -> tuple[Float[Array, "rows K"], Float[Array, "rows K"]]:
     """On the support of z, (C + R) (l + z) stays zero, which says how z changes."""
-    z = _cone_minimizer(*primals)
-    support = (z > 0).astype(z.dtype)
+    cosines, ridges, lower = primals
+    found = _cone_minimizers(*primals)
 
-    def gradient(cosines: Array, ridges: Array, lower: Array) -> Float[Array, " K"]:
-        return jnp.sum((cosines + ridges) * (lower + z)[None, :], axis=1)
+    def change_of(
+        z: Float[Array, " K"], lower: Float[Array, " K"], lower_change: Float[Array, " K"]
+    ) -> Float[Array, " K"]:
+        support = (z > 0).astype(z.dtype)
 
-    change = jax.jvp(gradient, primals, tangents)[1] * support
-    matrix = (primals[0] + primals[1]) * support[:, None] * support[None, :]
-    inverse = inverse_of(matrix + jnp.diag(1.0 - support))
-    return z, -jnp.sum(inverse * change[None, :], axis=1) * support
+        def gradient(cosines: Array, ridges: Array, lower: Array) -> Float[Array, " K"]:
+            return jnp.sum((cosines + ridges) * (lower + z)[None, :], axis=1)
+
+        change = jax.jvp(gradient, (cosines, ridges, lower), (*tangents[:2], lower_change))[1]
+        matrix = (cosines + ridges) * support[:, None] * support[None, :]
+        inverse = inverse_of(matrix + jnp.diag(1.0 - support))
+        return -jnp.sum(inverse * (change * support)[None, :], axis=1) * support
+
+    return found, jax.vmap(change_of)(found, lower, tangents[2])

@@ -72,7 +72,7 @@ def _least_squares(cosines: Float[Array, "K K"], c: Float[Array, " K"]) -> Float
     # The matrix C + c c^T beside c is C beside zeros plus c (c, 1)^T.
     row = jnp.pad(c, (0, 1), constant_values=1.0)
     table = sum_of(jnp.pad(cosines, ((0, 0), (0, 1))), c[:, None] * row[None, :])
-    return by_enumeration(table) if c.shape[0] <= 8 else by_pivoting(table)
+    return by_enumeration(table)[:, 0] if c.shape[0] <= 8 else by_pivoting(table)
 
 
 @_least_squares.defjvp

@@ -33,14 +33,17 @@ def is_independent(pivot: Float[Array, "..."]) -> Bool[Array, "..."]:
     return pivot > float(np.finfo(pivot.dtype).eps) / 8
 
 
-def by_enumeration(table: DoubleFloat) -> Float[Array, " K"]:
-    """The minimiser, from the minimisers over all 2^K sets of variables at once, without a loop."""
-    size = table.high.shape[0]
-    values = rounded(over_all_sets(table, size))[:, 0]
-    return best_of_all_sets(values)
+def by_enumeration(table: DoubleFloat) -> Float[Array, "K columns"]:
+    """The minimisers, from those over all 2^K sets of variables at once, without a loop.
+
+    One for each column b that stands behind A.
+    """
+    size, columns = table.high.shape[0], table.high.shape[1] - table.high.shape[0]
+    values = rounded(over_all_sets(table, size, columns))
+    return jax.vmap(best_of_all_sets, in_axes=1, out_axes=1)(values)
 
 
-def over_all_sets(table: DoubleFloat, size: int) -> DoubleFloat:
+def over_all_sets(table: DoubleFloat, size: int, num_sides: int = 1) -> DoubleFloat:
     """What pivots on each set of the first K variables leave in the columns behind them.
 
     One variable after the other is pivoted on in half of the tables, and in the other half it is
@@ -55,7 +58,7 @@ def over_all_sets(table: DoubleFloat, size: int) -> DoubleFloat:
         # where joining them is copying whole blocks.
         axis = 3 if k < 4 else 0
         tables = jax.tree.map(
-            lambda *parts, axis=axis: jnp.concatenate(parts, axis), left_out, _freed(tables, k)
+            lambda *parts, axis=axis: jnp.concatenate(parts, axis), left_out, _freed(tables, k, num_sides)
         )
     rows, columns = table.high.shape[0], table.high.shape[1] - size
     return jax.tree.map(
@@ -74,7 +77,7 @@ def best_of_all_sets(values: Float[Array, "K sets"]) -> Float[Array, " K"]:
     return jnp.where(jnp.asarray(is_free)[:, best], values[:, best], 0.0)
 
 
-def _freed(tables: DoubleFloat, k: int) -> DoubleFloat:
+def _freed(tables: DoubleFloat, k: int, num_sides: int) -> DoubleFloat:
     """The tables after a pivot on variable k, whose column is the first and drops out."""
     pivot = normalized(jax.tree.map(lambda part: part[:, k : k + 1, :1], tables))
     row = normalized(jax.tree.map(lambda part: part[:, k : k + 1, 1:], tables))
@@ -82,7 +85,8 @@ def _freed(tables: DoubleFloat, k: int) -> DoubleFloat:
     others = jax.tree.map(lambda part: part[:, :, 1:], tables)
     can_enter = is_independent(pivot.high)
     # A variable that cannot enter is made negative for good, which rules the set out.
-    ruled_out = -(np.arange(row.high.shape[2]) == row.high.shape[2] - 1).astype(row.high.dtype)
+    width = row.high.shape[2]
+    ruled_out = -(np.arange(width) >= width - num_sides).astype(row.high.dtype)
     row = select(can_enter, row, (jnp.asarray(ruled_out)[None, None, :, None], 0.0))
     row = quotient(row, select(can_enter, pivot, (1.0, 0.0)))
     is_row = (np.arange(tables.high.shape[1]) == k)[None, :, None, None]
@@ -108,7 +112,10 @@ class _Pivoting(NamedTuple):
 
 
 def by_pivoting(table: DoubleFloat) -> Float[Array, " K"]:
-    """The minimiser by the active set method of Lawson and Hanson, in about K steps."""
+    """The minimiser by the active set method of Lawson and Hanson, in about K steps.
+
+    For one column b, shape [K, K + 1].
+    """
     size, dtype = table.high.shape[0], table.high.dtype
     start = _Pivoting(
         table=table,

@@ -17,8 +17,8 @@ from softadapt_optax._solvers.double_float import (
     sum_of,
 )
 
-# Of rounds in which each pair of rows meets once; up to 16 rows, and beyond up to 64.
-_SWEEPS, _MANY_SWEEPS = 8, 11
+# Rounds in which each pair of rows meets once, by the number of rows up to which they suffice.
+_SWEEPS, _MANY_SWEEPS = {2: 2, 4: 5, 8: 7, 16: 8}, 11
 
 
 class Spectrum(NamedTuple):
@@ -56,7 +56,7 @@ def spectrum_of(matrix: Float[Array, "K K"]) -> Spectrum:
     def turn(index: Int[Array, ""], rotated: _Rotated) -> _Rotated:
         return _turned(rotated, rounds[index % len(rounds)])
 
-    sweeps = _SWEEPS if size <= 16 else _MANY_SWEEPS
+    sweeps = next((count for most, count in _SWEEPS.items() if size <= most), _MANY_SWEEPS)
     found = jax.lax.fori_loop(0, sweeps * len(rounds), turn, start)
     return Spectrum(diagonal_of(rounded(found.matrix)), rounded(found.vectors))
 

@@ -67,7 +67,7 @@ def vaccinated(
         moved = (1.0 - rate) * targets + rate * cosine[:, None]
         squared = squared + share * (2.0 * product + share)
         return _Turned(
-            coefficients + share[:, None] * is_partner,
+            coefficients + jnp.where(is_partner, share[:, None], 0.0),
             products + share[:, None] * cosines[partner],
             jnp.maximum(squared, 0.0),
             jnp.where(is_partner & takes_part[:, None], moved, targets),
@@ -77,7 +77,7 @@ def vaccinated(
     start = spread(start, axes_of((gramian, counted, orders, targets)))
     turned, _ = jax.lax.scan(turn, start, orders.T, unroll=size if size <= 8 else 1)
     ratios = jnp.where(pairs, norms[:, None] / norms[None, :], own)
-    weights = sum_over((turned.coefficients * ratios * counted[:, None]).T)
+    weights = sum_over(jnp.where(counted[:, None], turned.coefficients * ratios, 0.0).T)
     return weights, turned.targets
 
 
