@@ -254,10 +254,6 @@ def with_interval(mean: float, interval: list[float], written: str) -> str:
     return f"{mean:{written}} [{low:{written}}, {high:{written}}]"
 
 
-def absent(method: str) -> str:
-    return "does not apply" if method == "prior_loss" else "not run"
-
-
 def tally(row: dict[str, Any], reference: str) -> str:
     if (found := row.get(f"against {reference}")) is None:
         return ""
@@ -272,10 +268,8 @@ def table_of(name: str, report: Report) -> common.Table:
     columns += ["at equal steps"] if has_steps else []
     columns += [report["beside"]] if report["beside"] else []
     cells = []
-    for method in METHODS:
-        if (row := rows.get(method)) is None:
-            cells.append((method, absent(method), *[""] * (len(columns) - 2)))
-            continue
+    for method in study.shown(METHODS, report):
+        row = rows[method]
         against, equal = row.get(f"against {PLAIN}"), row.get("at equal steps")
         cell = [
             method,
@@ -295,7 +289,7 @@ def table_of(name: str, report: Report) -> common.Table:
 
 def overall_table(reports: dict[str, Report], reference: str) -> common.Table:
     cells = []
-    for method in METHODS:
+    for method in study.shown(METHODS, *reports.values()):
         if method != reference:
             rows = [report["rows"].get(method) for report in reports.values()]
             cells.append((method, *("-" if row is None else tally(row, reference) for row in rows)))
@@ -339,8 +333,7 @@ COLOURS = {"better": "#0072B2", "worse": "#D55E00", "undecided": "0.45"}
 MARKERS = {"better": "o", "worse": "^", "undecided": "s"}
 
 
-def draw_problem(axes: plt.Axes, name: str, report: Report) -> None:
-    methods = list(METHODS)
+def draw_problem(axes: plt.Axes, name: str, report: Report, methods: list[str]) -> None:
     for reference, style in ((PLAIN, "-"), (FIXED, "--")):
         axes.axvline(report["rows"][reference]["mean"], color="black", ls=style, lw=1)
     for method, row in report["rows"].items():
@@ -350,11 +343,11 @@ def draw_problem(axes: plt.Axes, name: str, report: Report) -> None:
         colour = COLOURS.get(verdict, "black")
         axes.plot([low, high], [height, height], color=colour, lw=2)
         axes.plot(row["mean"], height, MARKERS.get(verdict, "D"), color=colour, ms=7)
-    for method in METHODS.keys() - report["rows"].keys():
+    for method in set(methods) - report["rows"].keys():
         axes.text(
             0.5,
             methods.index(method),
-            absent(method),
+            "does not apply",
             transform=axes.get_yaxis_transform(),
             ha="center",
             va="center",
@@ -386,8 +379,9 @@ def draw(reports: dict[str, Report]) -> matplotlib.figure.Figure:
         squeeze=False,
         layout="constrained",
     )
+    methods = study.shown(METHODS, *reports.values())
     for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
-        draw_problem(ax, name, report)
+        draw_problem(ax, name, report, methods)
     for ax in axes.flat[len(reports) :]:
         ax.set_visible(False)
     handles = [
@@ -471,22 +465,23 @@ worse, where the interval of the paired difference lies wholly on one side of 0,
 * **Defaults.** Every method has its default arguments, but for the temperature of
   `learned_weights` (the largest loss before training, as its documentation asks) and the second
   row of `softadapt`, `loss_weighted=True`, which the README recommends.
-* **Equal budgets.** What counts is gradient evaluations. A step of `gradnorm`,
-  `normalized_gradients`, `pcgrad` or `mgda` on K losses takes K of them, unless each loss has its
-  own batch; so these make fewer steps. What they reach in as many steps as the others is in the
-  column "at equal steps", with wins and losses against the plain sum, and leaves out their cost.
+* **Equal budgets.** What counts is gradient evaluations. A step of a method that looks at gradients
+  (`gradnorm`, `mgda`, ...) takes K of them for K losses, unless each loss has its own batch; so
+  these make fewer steps. What they reach in as many steps as the others is in the column "at equal
+  steps", with wins and losses against the plain sum, and leaves out their cost.
 * **Tuned learning rates.** Weights with another sum are another learning rate, so each row has
   its own. For each seed it is the best in the mean over the *other* seeds; for the best fixed
   weights, weights and rate together. Nothing is chosen on the seed on which it is judged. The
   search for fixed weights trains as many times more models as the grid has points; that cost is
   not counted.
 * A result that is not finite counts as the worst. `prior_loss` needs the statistics of labels,
-  which only the tasks on digits have; a dash says that a method does not apply.
+  which only the tasks on digits have; elsewhere it is left out, or has a dash.
 {warnings_of(reports)}"""
     )
     if not is_quick:
         found = ", ".join(unbeaten) or "none of the problems"
         parts.append(f"**Nothing beats a tuned fixed weight on: {found}.**")
+    parts += filter(None, [study.note_on_the_others(METHODS, *reports.values())])
     parts.append(f"![Mean and interval of each method on each problem]({picture})")
     for reference in (PLAIN, FIXED):
         parts += markdown(overall_table(reports, reference))

@@ -92,7 +92,11 @@ def counts(model: Model, step: Step, carry: Any, device: Any) -> dict[str, int]:
     turns = [int(count) for count in re.findall(r' while\(.*"known_trip_count":{"n":"(\d+)"', hlo)]
     launched["while"] -= len(turns)
     arrays = len(jax.tree.leaves(carry))
-    return {"arrays": arrays, **{launch: launched[launch] for launch in LAUNCHES}, "turns": sum(turns)}
+    return {
+        "arrays": arrays,
+        **{launch: launched[launch] for launch in LAUNCHES},
+        "turns": sum(turns),
+    }
 
 
 def described_device(is_small: bool = False) -> Any:

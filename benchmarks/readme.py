@@ -140,7 +140,8 @@ def evidence_sentence(reports: Mapping[str, Any]) -> str:
         applies = sum(name in report["rows"] for report in reports.values())
         return f"{name} {better}/{worse}" + (f" of {applies}" if applies < len(reports) else "")
 
-    methods = [name for name in evidence.METHODS if name not in (evidence.PLAIN, evidence.FIXED)]
+    rows = study.shown(evidence.METHODS, *reports.values())
+    methods = [name for name in rows if name not in (evidence.PLAIN, evidence.FIXED)]
     beating = [name for name in methods if number("better", name, evidence.FIXED)]
     tallies = "; ".join(map(against_plain, [evidence.FIXED, *methods]))
     return (

@@ -52,6 +52,19 @@ def read(path: pathlib.Path) -> Reports:
     return common.restored(json.loads(path.read_text())) if path.exists() else {}
 
 
+def shown(rows: Iterable[str], *reports: Report) -> list[str]:
+    """Those of the rows that are in a report, in their order."""
+    return [row for row in rows if any(row in report["rows"] for report in reports)]
+
+
+def note_on_the_others(rows: Iterable[str], *reports: Report) -> str:
+    """Which rows are in no report yet; nothing of a quick run, which has few."""
+    others = [row for row in rows if row not in shown(rows, *reports)]
+    if not others or any(report["quick"] for report in reports):
+        return ""
+    return f"**Not measured yet** (`--rows` measures them alone): {', '.join(others)}."
+
+
 def write(study: Study, reports: Reports, out: pathlib.Path | None) -> list[pathlib.Path]:
     """Page and picture, at their places or in the folder that was asked for."""
     page_file, picture_file = study.page_file, study.picture_file

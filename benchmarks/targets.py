@@ -285,10 +285,6 @@ def report_of(
 # Tables and verdicts; every cell is text.
 
 
-def absent(name: str) -> str:
-    return "does not apply" if name == "prior_loss" else "not run"
-
-
 def tally(row: dict[str, Any], reference: str) -> str:
     if (found := row.get(f"against {reference}")) is None:
         return ""
@@ -319,12 +315,7 @@ def table_of(name: str, report: Report) -> common.Table:
     columns = ("row", "test cross entropy", "error, %", "difference to grid search")
     columns += ("wins-losses, grid search", "wins-losses, plain sum", "runs")
     columns += ("cost, evaluations", "cost, flops", f"weights ({', '.join(report['losses'])})")
-    cells = [
-        cells_of(method, report["rows"][method])
-        if method in report["rows"]
-        else (method, absent(method), *[""] * (len(columns) - 2))
-        for method in ROWS
-    ]
+    cells = [cells_of(method, report["rows"][method]) for method in study.shown(ROWS, report)]
     return common.Table(f"{name}: test cross entropy", columns, cells)
 
 
@@ -338,7 +329,7 @@ def rates_table(report: Report) -> common.Table:
 
 def overall_table(reports: dict[str, Report], reference: str) -> common.Table:
     cells = []
-    for name in ROWS:
+    for name in study.shown(ROWS, *reports.values()):
         if name != reference:
             rows = [report["rows"].get(name) for report in reports.values()]
             cells.append((name, *("-" if row is None else tally(row, reference) for row in rows)))
@@ -423,7 +414,7 @@ def wrapped(text: str) -> str:
 
 def draw_rows(axes: plt.Axes, name: str, report: Report) -> None:
     """Means and intervals, coloured by what they are to the grid search."""
-    names = list(ROWS)
+    names = study.shown(ROWS, report)
     for reference, style in ((PLAIN, "-"), (GRID, "--")):
         axes.axvline(report["rows"][reference]["mean"], color="black", ls=style, lw=1)
     for method, row in report["rows"].items():
@@ -576,6 +567,7 @@ def page(reports: dict[str, Report], picture: str) -> str:
     )
     parts += [textwrap.fill(source, 100), about(reports)]
     parts += [] if is_quick else [goals_of(reports)]
+    parts += filter(None, [study.note_on_the_others(ROWS, *reports.values())])
     parts.append(f"![Cross entropy of each row, and weights over time]({picture})")
     for reference in (GRID, PLAIN):
         parts += evidence.markdown(overall_table(reports, reference))

@@ -16,11 +16,12 @@ factor; all weights are scaled to sum to 2, those of the plain sum. For each fam
 
 * the paths of the parameters, on the contours of both losses and the Pareto front, where no loss
   can fall without the other rising;
-* the weight of the second loss over that of the first, step by step;
+* the weight of the second loss over that of the first, step by step, with a gap where a weight is
+  negative;
 * where the losses end, 0 % at the loss's own minimum and 100 % at that of the other,
 
-and it prints the ends. It takes half a minute on two CPU cores. It needs matplotlib and rich, which
-come with the extra "examples".
+and it prints the ends. A family of many methods has two rows of these. It takes half a minute on
+two CPU cores. It needs matplotlib and rich, which come with the extra "examples".
 """
 
 import argparse
@@ -137,7 +138,7 @@ def following(name: str, target: Callable[[jax.Array], jax.Array]) -> Method:
 
 
 def families() -> dict[str, list[Method]]:
-    """The methods of each picture; the first of them is the plain sum."""
+    """The methods of each picture; the plain sum is the first of each row."""
     prior = prior_losses()
     largest = max(prior.values())
     inverses = np.array([1 / prior["first"], 1 / prior["second"]])
@@ -214,6 +215,14 @@ def families() -> dict[str, list[Method]]:
             Method("upgrad", sa.upgrad(2, weight_sum=2.0)),
             Method("dual_proj", sa.dual_proj(2, weight_sum=2.0)),
             Method("upgrad, losses over priors", sa.upgrad(2, weight_sum=2.0), by_prior),
+            Method("cagrad", sa.cagrad(2, weight_sum=2.0)),
+            Method("gradvac", sa.gradvac(2, weight_sum=2.0)),
+            plain,
+            Method("nash_mtl", sa.nash_mtl(2, weight_sum=2.0)),
+            Method("imtl_g", sa.imtl_g(2, weight_sum=2.0)),
+            Method("conflict_free", sa.conflict_free(2, weight_sum=2.0)),
+            Method("fairgrad, fairness=2", sa.fairgrad(2, 2.0, weight_sum=2.0)),
+            Method("aligned_mtl", sa.aligned_mtl(2, weight_sum=2.0)),
         ],
         "target": [
             plain,
@@ -269,6 +278,9 @@ def ends_of_grid(start: jax.Array, ratios: jax.Array) -> jax.Array:
 
 # The pictures.
 
+# A method, its parameters and its weights, both of shape [starts, STEPS, 2].
+Line = tuple[Method, np.ndarray, np.ndarray]
+
 
 def draw_plane(axis: matplotlib.axes.Axes) -> None:
     """Contours of the losses, each loss's minimum, the front and the starts."""
@@ -300,17 +312,22 @@ def draw_plane(axis: matplotlib.axes.Axes) -> None:
     axis.set_title("Parameters", fontsize=FONT_SIZE + 1)
 
 
-def draw_family(
-    name: str, lines: list[tuple[Method, np.ndarray, np.ndarray]], grid: np.ndarray | None
-) -> matplotlib.figure.Figure:
+def draw_family(name: str, lines: list[Line], grid: np.ndarray | None) -> matplotlib.figure.Figure:
     """The picture of a family; `grid` holds the end points of a grid of fixed weights."""
     plt.rcParams.update({"font.size": FONT_SIZE})
-    figure, axes = plt.subplot_mosaic(
-        [["plane", "weights"], ["plane", "losses"]],
-        figsize=(9.8, 7.2),
-        width_ratios=(1.4, 1),
-        layout="constrained",
-    )
+    rows = [lines[first : first + len(COLOURS)] for first in range(0, len(lines), len(COLOURS))]
+    figure = plt.figure(figsize=(9.8, 7.2 * len(rows)), layout="constrained")
+    for part, row in zip(figure.subfigures(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        draw_row(part, row, grid)
+    figure.suptitle(f"{name}: two losses of two parameters", fontsize=FONT_SIZE + 2)
+    return figure
+
+
+def draw_row(
+    figure: matplotlib.figure.SubFigure, lines: list[Line], grid: np.ndarray | None
+) -> None:
+    """Paths, weights and ends of as many methods as there are colours, with their legend."""
+    axes = figure.subplot_mosaic([["plane", "weights"], ["plane", "losses"]], width_ratios=(1.4, 1))
     draw_plane(axes["plane"])
     axes["losses"].plot(*shares_left(pareto_front()).T, color="#F0E442", lw=9, zorder=1)
     if grid is not None:
@@ -336,7 +353,9 @@ def draw_family(
             end |= {"ms": 6} if s == 0 else {"ms": 11, "mfc": "none", "mew": 1.8}
             axes["plane"].plot(*path[-1], **end)
             axes["losses"].plot(*shares_left(path[-1]), **end)
+            is_negative = weights[s].min(axis=-1) < 0  # no ratio to draw: a gap
             ratios = np.clip(weights[s, :, 1] / np.maximum(weights[s, :, 0], 1e-30), 1e-9, 1e9)
+            ratios = np.where(is_negative, np.nan, ratios)
             axes["weights"].plot(steps, ratios, **(style | {"alpha": 1.0 if s == 0 else 0.45}))
 
     axes["weights"].set(xscale="log", yscale="log", xlim=(1, STEPS))
@@ -377,8 +396,6 @@ def draw_family(
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=3
     )
-    figure.suptitle(f"{name}: two losses of two parameters", fontsize=FONT_SIZE + 2)
-    return figure
 
 
 TITLES = {

@@ -18,8 +18,12 @@ with jaxtyping.install_import_hook("softadapt_optax", "beartype.beartype"):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Quick tests compile more than they compute; the others see programs as users have them."""
-    if config.getoption("markexpr") != "not slow" or "XLA_FLAGS" in os.environ:
+    """Quick tests compile more than they compute; the others see programs as users have them.
+
+    But for more methods, of whose kind there is one among the others.
+    """
+    marks = config.getoption("markexpr")
+    if marks not in ("not slow", "more_methods") or "XLA_FLAGS" in os.environ:
         return
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):

@@ -21,6 +21,9 @@ counts_of_a_cpu = pytest.mark.skipif(
     reason="flops and memory are those of programs that are compiled for a CPU",
 )
 
+# Laws for methods that are not one of each kind; the gate sees them on one version.
+MORE_METHODS = (pytest.mark.slow, pytest.mark.more_methods)
+
 # A function without the type checks that conftest.py puts around it, to see our own errors.
 unchecked = inspect.unwrap
 
@@ -214,7 +217,7 @@ ONE_OF_EACH_KIND = (
 each_kind = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
         for name in all_factories()
     ],
 )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import MORE_METHODS
 from test_properties import METHODS
 
 import softadapt_optax as sa
@@ -49,9 +50,7 @@ def end_of_training(tx, is_stacked, is_unrolled):
 
 
 def slow_but_for(names, cases):
-    return [
-        case if case[0] in names else pytest.param(*case, marks=pytest.mark.slow) for case in cases
-    ]
+    return [case if case[0] in names else pytest.param(*case, marks=MORE_METHODS) for case in cases]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,13 @@ def test_training_steps_can_be_differentiated(method, every, is_unrolled):
     np.testing.assert_allclose(backward, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", WITH_GRADIENTS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in ("gradnorm", "mgda", "pcgrad") else pytest.param(name, marks=MORE_METHODS)
+        for name in WITH_GRADIENTS
+    ],
+)
 def test_derivatives_at_gradients_of_zero_are_finite(method):
     """A loss without a gradient, and one that is satisfied."""
     tx = METHODS[method](K)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import following, gradient_cases, told_traces, weights_of_steps
+from helpers import MORE_METHODS, following, gradient_cases, told_traces, weights_of_steps
 
 import softadapt_optax as sa
 from benchmarks import methods
@@ -132,18 +132,15 @@ SECOND_FORMS = (
 )
 
 
-# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. With a period the
-# others take the slow run too.
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. With a period and with
+# priorities the others take the slow run too.
 ONE_OF_EACH_KIND = ("realtime_loss", "softadapt", "learned_weights", "gradnorm", "mgda")
 
 
 def of_methods(names):
     return pytest.mark.parametrize(
         "method",
-        [
-            pytest.param(name, marks=pytest.mark.slow if name in SECOND_FORMS else ())
-            for name in names
-        ],
+        [pytest.param(name, marks=MORE_METHODS if name in SECOND_FORMS else ()) for name in names],
     )
 
 
@@ -154,7 +151,7 @@ def each_method_and_period(*periods):
     return pytest.mark.parametrize(
         ("method", "every"),
         [
-            pytest.param(name, every, marks=() if is_quick(name, every) else pytest.mark.slow)
+            pytest.param(name, every, marks=() if is_quick(name, every) else MORE_METHODS)
             for name in METHODS
             for every in periods
         ],
@@ -165,7 +162,7 @@ each_method = of_methods(METHODS)
 each_kind = pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
         for name in METHODS
     ],
 )
@@ -235,7 +232,7 @@ def test_the_order_of_the_losses_does_not_matter(method):
         np.testing.assert_allclose(permuted, weights[:, order], rtol=2e-4, atol=1e-6)
 
 
-@each_method
+@each_kind
 def test_one_loss_alone(method):
     losses, gradients = history_of(1)
     weights = np.asarray(weights_of_steps(make(method, 1, weight_sum=1.0), losses, gradients))
@@ -263,7 +260,7 @@ def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every):
             np.testing.assert_array_equal(weights[4], weights[3])
 
 
-@each_method
+@each_kind
 def test_priorities_multiply(method):
     losses, gradients = history_of(3)
     plain = np.asarray(weights_of_steps(make(method, 3, weight_sum=1.0), losses, gradients))
@@ -278,7 +275,7 @@ def test_priorities_multiply(method):
         np.testing.assert_allclose(weighted, wanted, rtol=1e-4, atol=1e-6)
 
 
-@each_method
+@each_kind
 @pytest.mark.parametrize("case", ["random", "norms far apart", "stationary"])
 def test_a_loss_of_priority_zero_is_left_out(method, case):
     losses, gradients = history_of(4, case)
@@ -331,8 +328,8 @@ def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, ever
     [
         (1, True),
         (3, False),
-        pytest.param(1, False, marks=pytest.mark.slow),
-        pytest.param(3, True, marks=pytest.mark.slow),
+        pytest.param(1, False, marks=MORE_METHODS),
+        pytest.param(3, True, marks=MORE_METHODS),
     ],
 )
 def test_an_absent_loss_changes_nothing_but_itself(method, every, is_lazy):
@@ -466,7 +463,7 @@ def test_a_loss_that_comes_between_two_records_is_looked_at_at_once():
 @pytest.mark.parametrize(
     ("method", "units"),
     [
-        pytest.param(name, "initial", marks=() if name in ONE_OF_EACH_KIND else pytest.mark.slow)
+        pytest.param(name, "initial", marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
         for name in METHODS
     ]
     + [("realtime_loss", "current")],
@@ -507,7 +504,7 @@ def test_an_absent_loss_does_not_slow_down_smoothing(method):
     np.testing.assert_allclose(weights[2], everyone[1], rtol=0.02)
 
 
-@each_method
+@each_kind
 def test_nothing_present_is_no_division_by_zero(method):
     tx = make(method, 3)
     with jax.debug_nans(True):
@@ -526,7 +523,7 @@ def test_nothing_present_is_no_division_by_zero(method):
     )
 
 
-@each_method
+@each_kind
 def test_a_loss_of_priority_zero_may_be_anything(method):
     losses, gradients = history_of(3)
     losses[2:4, 1] = np.nan

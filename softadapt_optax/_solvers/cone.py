@@ -45,8 +45,11 @@ def _cone_minimizers(
 
     if len(cosines) <= 8:
         return by_enumeration(beside(vectors)).T
-    one_by_one = jax.vmap(lambda one: by_pivoting(beside(jax.tree.map(_as_column, one))), 1)
-    return one_by_one(vectors)
+
+    def solution_for(vector: DoubleFloat) -> Float[Array, " K"]:
+        return by_pivoting(beside(jax.tree.map(_as_column, vector)))
+
+    return jax.vmap(solution_for, 1)(vectors)
 
 
 def _as_column(vector: Float[Array, " K"]) -> Float[Array, "K 1"]:

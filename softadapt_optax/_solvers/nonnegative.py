@@ -58,7 +58,9 @@ def over_all_sets(table: DoubleFloat, size: int, num_sides: int = 1) -> DoubleFl
         # where joining them is copying whole blocks.
         axis = 3 if k < 4 else 0
         tables = jax.tree.map(
-            lambda *parts, axis=axis: jnp.concatenate(parts, axis), left_out, _freed(tables, k, num_sides)
+            lambda *parts, axis=axis: jnp.concatenate(parts, axis),
+            left_out,
+            _freed(tables, k, num_sides),
         )
     rows, columns = table.high.shape[0], table.high.shape[1] - size
     return jax.tree.map(

@@ -80,6 +80,7 @@ def test_edge_cases():
     np.testing.assert_allclose(weights_of(sa.aligned_mtl(3), around) @ around, 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["random", "orthogonal", "identical", "opposite", "all zero"])
 def test_derivatives_are_finite_and_right(case):
     """Of orthogonal gradients all eigenvalues are equal; the mean of all has a derivative."""

@@ -117,6 +117,7 @@ def test_there_is_no_loop(num_losses):
         assert "stablehlo.while" not in jax.jit(function).lower(jnp.eye(num_losses)).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_losses", [2, 8, 10])
 @pytest.mark.usefixtures("x64")
 def test_derivatives_are_those_of_differences(num_losses):
@@ -134,6 +135,7 @@ def test_derivatives_are_those_of_differences(num_losses):
         np.testing.assert_allclose(found, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_derivatives_are_finite_wherever_weights_are():
     counted = jnp.ones(3, bool)
     for rows in gradient_cases(3).values():

@@ -134,6 +134,7 @@ def test_without_a_ridge_weights_are_finite(method):
             assert np.all(np.isfinite(solved(gramian_of(gradients), fairness, 0.0)))
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("num_losses", [2, 8, 10])
 @pytest.mark.usefixtures("x64")

@@ -67,6 +67,7 @@ def test_edge_cases(method):
     np.testing.assert_allclose(h, 0.0, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_method
 def test_derivatives_in_the_gradients(method):
     tx = getattr(sa, method)(3)

@@ -42,6 +42,7 @@ def test_losses_that_do_not_count_are_left_out():
     assert found.weights[2] == 0
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_those_of_float64():
     gramian = jnp.asarray(gramian_of("random", 3, 0))
 
