@@ -22,6 +22,7 @@ from helpers import (
 )
 
 import softadapt_optax as sa
+from benchmarks import methods
 
 FACTORIES = all_factories()
 each_factory = pytest.mark.parametrize("name", FACTORIES)
@@ -124,7 +125,8 @@ def test_vmap_over_seeds_is_a_loop_over_seeds(name):
     alone, together = jax.jit(train), jax.jit(jax.vmap(train))(scales)
     for index, scale in enumerate(scales):
         one = jax.tree.map(lambda leaf: leaf[index], together)
-        assert_close(one, alone(scale), rtol=1e-4)
+        # Signed weights cancel, which shows rounding.
+        assert_close(one, alone(scale), rtol=1e-3 if name in methods.SIGNED else 1e-4)
 
 
 @each_kind
@@ -146,7 +148,7 @@ def test_it_converges_where_the_losses_agree(name):
 # Tracing and compiling.
 
 
-@each_factory
+@each_kind
 def test_one_trace_over_many_steps(name):
     tx, step, traces = compiled_step(name)
     python_loop(tx, 5, step=step)

@@ -175,7 +175,14 @@ def test_a_restored_state_is_the_saved_one(way, tmp_path):
 
 @with_advice
 @with_loose_ends
-@each_way
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("Orbax, arrays", "Flax"),
+        pytest.param("Orbax, shapes", marks=pytest.mark.slow),
+        pytest.param("Orbax, PyTreeCheckpointer", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_state_of_another_transformation_is_refused(other, way, tmp_path):
     """At once where the restoring side looks at shapes, else by the next `update`."""

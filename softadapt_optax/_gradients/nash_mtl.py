@@ -67,8 +67,9 @@ def nash_mtl(
     Args:
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
-      max_norm: h is made no longer than this, > 0; on the ``shared`` parameters, before priorities.
-        1.0 in the published code, where for K > 1 it always binds. Default: no limit.
+      max_norm: h is made no longer than this, > 0; on the ``shared`` parameters, before priorities,
+        and with a period in the steps that find weights. 1.0 in the published code, where for K > 1
+        it always binds. Default: no limit.
       ridge: the share by which the squared norms of the gradients are raised, >= 0. It is relative
         to each, and bounds the weights where gradients cancel.
       shared: the parameters that all losses share: a pytree of bools (the parameters'

@@ -38,9 +38,10 @@ def stch(
     preferences :math:`\lambda_k` of the paper, :math:`\mu \log \sum_k e^{\lambda_k f_k / \mu}`,
     are ``units`` of :math:`1 / \lambda_k`.
 
-    With ``log`` the losses are replaced by K times their logarithms, whose units do not matter to
-    the direction but in the maximum: with ``units="initial"`` the loss counts that fell least from
-    where it started, as in the authors' code for multi-task learning. Losses should be positive.
+    With ``log`` it is K times the smooth maximum of the logarithms of the losses, :math:`\alpha = K
+    \, \mathrm{softmax}(\log(f) / \mu) / f`. With ``units="initial"`` the loss counts most that fell
+    least from where it started, as in the authors' code for multi-task learning. Losses should be
+    positive.
 
     ``updates`` are those of :func:`balance`.
 

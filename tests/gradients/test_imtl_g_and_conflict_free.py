@@ -35,7 +35,7 @@ def test_agrees_with_the_oracle(method, num_losses):
 
 
 @each_method
-@pytest.mark.parametrize("num_losses", [2, 5, 10])
+@pytest.mark.parametrize("num_losses", [2, 5, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", ["random", "norms far apart"])
 def test_cosines_are_equal_and_positive(method, num_losses, case):
     for seed in range(4):
@@ -141,6 +141,7 @@ def test_it_stands_still_where_no_loss_can_fall_without_another_rising(method, s
     np.testing.assert_allclose(h, 0.0, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("case", ["random", "identical", "opposite", "zero", "all zero"])
 def test_derivatives_are_finite_and_right_where_gradients_are_independent(method, case):
