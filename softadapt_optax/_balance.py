@@ -87,7 +87,7 @@ def balance(
     :func:`ntk_trace`, or a function of ``params`` in the same way, for methods that ask for
     ``Components.ntk_traces`` (:func:`ntk_weights`). ``previous_losses`` are what the losses of the
     *last* batch are at the parameters of now, one forward pass more, for methods that look at
-    ``Components.previous_losses`` (:func:`famo`). Other methods ignore them.
+    ``Components.previous_losses`` (:func:`famo`). Other methods take no notice of what they hold.
 
     A step whose losses, or what the method makes of them and of the gradients, are not all
     finite keeps the weights and the weighting's state of the step before. A gradient that is

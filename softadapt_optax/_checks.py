@@ -69,6 +69,7 @@ def check_number(
     positive: bool = False,
     nonnegative: bool = False,
     below: float = np.inf,
+    at_most: float = np.inf,
 ) -> None:
     """Raises unless ``value`` is a finite number, also as a float32, within the given bounds."""
     is_array = isinstance(value, jax.Array | np.ndarray)
@@ -80,9 +81,11 @@ def check_number(
         return
     rounded = _rounded(value)
     is_low = (positive and rounded <= 0) or (nonnegative and rounded < 0)
-    if not np.isfinite(rounded) or is_low or rounded >= below:
+    is_high = rounded >= below or rounded > at_most
+    if not np.isfinite(rounded) or is_low or is_high:
         bound = " and > 0" if positive else " and >= 0" if nonnegative else ""
         bound += f" and < {below:g}" if np.isfinite(below) else ""
+        bound += f" and <= {at_most:g}" if np.isfinite(at_most) else ""
         dtype, cause = (dtype_of(value), _INJECTED) if _is_narrow(value) else (rounded.dtype, "")
         raise ValueError(f"`{name}` should be finite{bound} in {dtype}, got {value}.{cause}")
 

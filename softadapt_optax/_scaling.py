@@ -61,6 +61,19 @@ def carried_over(
     return jnp.where(counted, new, ratio * old)
 
 
+def ratio_of(
+    values: Float[Array, " K"], references: Float[Array, " K"], share: ArrayLike
+) -> Float[Array, " K"]:
+    """Values over references, in whatever unit both are; 1 where both are zero.
+
+    A reference that is smaller than that share of the value counts as the share.
+    """
+    sizes = jnp.maximum(jnp.abs(references), share * jnp.abs(values))
+    is_zero = sizes == 0
+    signed = jnp.where(references < 0, -sizes, sizes)
+    return jnp.where(is_zero, 1.0, values / jnp.where(is_zero, 1.0, signed))
+
+
 def positive_or(value: ArrayLike, default: float, dtype: jnp.dtype) -> Float[Array, ""]:
     """The value, or the default where it is 0.
 

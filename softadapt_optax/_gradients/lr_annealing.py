@@ -121,7 +121,7 @@ def lr_annealing(
       Algorithm 1.
     """
     index = _position(reference, num_losses)
-    check_number("alpha", alpha, positive=True, below=1.0 + 1e-6)
+    check_number("alpha", alpha, positive=True, at_most=1.0)
     check_choice("statistic", statistic, ("max", "mean", "norm"))
 
     def sizes_of(components: Components) -> tuple[Float[Array, ""], Float[Array, " K"]]:

@@ -65,7 +65,7 @@ def ntk_weights(
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. A loss whose trace is 0 has no gradient: its
-      weight is 0.
+      weight is 0. With a trace that is negative, or not finite, a step keeps the weights.
 
     Raises:
       TypeError: an argument has the wrong type, or ``ntk_traces`` are missing.
@@ -97,6 +97,7 @@ def ntk_weights(
 
     def weigh(components: Components) -> Float[Array, " K"]:
         traces = components.ntk_traces()
+        traces = jnp.where(traces < 0, jnp.nan, traces)
         is_zero = traces == 0
         return jnp.where(is_zero, 0.0, sum_over(traces) / jnp.where(is_zero, 1.0, traces))
 

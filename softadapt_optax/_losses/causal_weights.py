@@ -34,7 +34,8 @@ def causal_weights(
 
     Made for the residuals of a differential equation on pieces of time, each a loss of its own: a
     network should solve the equation at a time only when it has solved it before. Losses that are
-    small have weight 1. Training has ended well when the last weight is near 1.
+    small have weight 1. Training has ended well when the last weight is near 1. Losses should not
+    be negative; the exponent counts as -80 where it is lower.
 
     The order is that of the losses: of an array or a list as they come, of a dictionary that of the
     names given as ``num_losses``, else of the sorted names.

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_number
 from softadapt_optax._losses.realtime_loss import EPS
-from softadapt_optax._scaling import mean_of
+from softadapt_optax._scaling import mean_of, ratio_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -51,7 +51,8 @@ def cov_weighting(
     with the running means :math:`\mu` and standard deviation :math:`\sigma` of all records before
     this one. A loss that still moves, over its own mean, gets weight; one that stands still has
     arrived, or is stuck: the method cannot tell. Noise of batches counts as movement. Until a loss
-    has two records it counts as much as the others on average.
+    has two records it counts as much as the others on average. A loss over a mean of zero is at
+    most :math:`10^8`, and 1 if it is zero itself.
 
     The statistics do not depend on the units of the losses, but the weights are on the losses
     themselves: for losses in different units give ``units``.
@@ -116,8 +117,7 @@ def cov_weighting(
 
         kept = 1.0 - 1.0 / jnp.maximum(counts, 1.0) if decay is None else jnp.asarray(decay)
         kept = jnp.where(is_first, 0.0, kept.astype(losses.dtype))
-        size = jnp.where(jnp.abs(state.mean_losses) > EPS, state.mean_losses, EPS)
-        ratios = jnp.where(is_first, 1.0, losses / size)
+        ratios = jnp.where(is_first, 1.0, ratio_of(losses, state.mean_losses, EPS))
         mean_ratios = kept * state.mean_ratios + (1.0 - kept) * ratios
         products = (ratios - state.mean_ratios) * (ratios - mean_ratios)
         return coefficients, CoVWeightingState(

@@ -11,7 +11,7 @@ from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps, check_integer, check_number, size_of
 from softadapt_optax._losses.realtime_loss import EPS
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import exponentials, positive_or
+from softadapt_optax._scaling import exponentials, positive_or, ratio_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -72,7 +72,7 @@ def dwa(
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: record the mean of this many consecutive losses, and hold the weights in between.
         Static.
-      eps: means of smaller size count as if they had this one in the denominator, > 0.
+      eps: ratios are at most 1 / ``eps``, > 0. Of two means of zero the ratio is 1.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -106,7 +106,7 @@ def dwa(
         history = jnp.concatenate([state.loss_history[1:], losses[None]])
         history = jnp.where(components.is_new[None], history, state.loss_history)
         before, now = (jnp.abs(sum_over(part.T)) / window for part in jnp.split(history, 2))
-        ratios = now / jnp.maximum(before, positive_or(eps, EPS, losses.dtype))
+        ratios = ratio_of(now, before, positive_or(eps, EPS, losses.dtype))
         ratios = jnp.where(counts >= 2 * window, jnp.nan_to_num(ratios), 1.0)
         logits = ratios / jnp.asarray(temperature, losses.dtype)
         return exponentials(jnp.nan_to_num(logits), components.counted), DWAState(history)

@@ -37,7 +37,7 @@ def gls(
     Its direction is that of :func:`realtime_loss`, which does not change when a loss is rescaled;
     its length is that of one loss and falls with them, where that one's grows. It is made for
     positive losses: of others the size counts. The weight of a loss that goes to zero grows without
-    bound (up to 1 / ``eps``), and that of the others falls.
+    bound (a loss below ``eps`` counts as ``eps``), and that of the others falls.
 
     ``updates`` are those of :func:`balance`.
 

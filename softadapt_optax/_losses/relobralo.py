@@ -12,7 +12,7 @@ from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps, check_number, check_seed, size_of
 from softadapt_optax._losses.realtime_loss import EPS
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import exponentials, positive_or
+from softadapt_optax._scaling import exponentials, positive_or, ratio_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -84,7 +84,7 @@ def relobralo(
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: record the mean of this many consecutive losses, and hold the weights in between.
         Static.
-      eps: added to the losses in denominators, > 0.
+      eps: ratios are at most 1 / ``eps`` in size, > 0. Of two losses of zero the ratio is 1.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
@@ -109,7 +109,7 @@ def relobralo(
     check_seed("seed", seed)
     check_number("alpha", alpha, nonnegative=True, below=1.0)
     check_number("temperature", temperature, positive=True)
-    check_number("expected_rho", expected_rho, nonnegative=True, below=1.0 + 1e-6)
+    check_number("expected_rho", expected_rho, nonnegative=True, at_most=1.0)
     check_eps(eps)
 
     def init(num_losses: int) -> ReLoBRaLoState:
@@ -126,7 +126,7 @@ def relobralo(
         count = sum_over(counted.astype(losses.dtype))
 
         def relative_to(reference: Float[Array, " K"]) -> Float[Array, " K"]:
-            ratios = losses / (reference + positive_or(eps, EPS, losses.dtype))
+            ratios = ratio_of(losses, reference, positive_or(eps, EPS, losses.dtype))
             logits = jnp.where(is_first, 1.0, ratios) / jnp.asarray(temperature, losses.dtype)
             found = exponentials(jnp.nan_to_num(logits), counted)
             return count * found / jnp.maximum(sum_over(found), 1e-30)

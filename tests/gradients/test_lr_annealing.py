@@ -155,7 +155,7 @@ def test_a_bad_gradient_changes_nothing(k, bad, statistic):
         (["a", "b"], {"reference": "pde"}, "`reference` should be one of the losses, a, b"),
         (2, {"reference": 0.5}, "`reference` should be the name or the position of a loss"),
         (2, {"reference": 0, "alpha": 0.0}, "`alpha` should be finite and > 0"),
-        (2, {"reference": 0, "alpha": 1.5}, "`alpha` should be finite and > 0 and < 1"),
+        (2, {"reference": 0, "alpha": 1.5}, "`alpha` should be finite and > 0 and <= 1"),
         (2, {"reference": 0, "statistic": "std"}, "`statistic` should be one of"),
     ],
 )

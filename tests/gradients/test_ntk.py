@@ -207,7 +207,7 @@ def test_a_function_of_the_parameters_is_called_where_the_traces_are_due():
     np.testing.assert_allclose(sa.loss_weights(state), [4.0, 4 / 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
 def test_bad_traces_change_nothing(bad):
     tx = sa.ntk_weights(2)
     update = lambda state, traces: tx.update(

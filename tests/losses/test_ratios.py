@@ -41,7 +41,24 @@ def test_ratios_do_not_depend_on_the_units(method):
     losses = falling()
     make = getattr(sa, method)
     wanted = weights_along(make(3), losses)
-    np.testing.assert_allclose(weights_along(make(3), losses * [1e-3, 1.0, 1e4]), wanted, rtol=1e-3)
+    for units in ([1e-3, 1.0, 1e4], [1e-20, 1.0, 1e20]):
+        np.testing.assert_allclose(weights_along(make(3), losses * units), wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["dwa", "relobralo", "cov_weighting"])
+def test_losses_that_stand_still_count_alike_also_at_zero(method):
+    losses = np.broadcast_to([0.0, 1e-12, 2.0], (6, 3))
+    weights = weights_along(getattr(sa, method)(3, weight_sum=3.0), losses)
+    np.testing.assert_allclose(weights, 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["dwa", "relobralo", "cov_weighting"])
+def test_a_loss_that_was_zero_has_the_largest_ratio(method):
+    losses = np.array([[0.0, 1.0], [0.0, 1.1], [1e-6, 1.0], [1e-6, 1.1]])
+    options = {"alpha": 0.0} if method == "relobralo" else {}
+    weights = weights_along(getattr(sa, method)(2, weight_sum=1.0, **options), losses)
+    assert np.all(np.isfinite(weights))
+    assert weights[3 if method == "cov_weighting" else 2][0] > 0.9
 
 
 # The geometric mean.
@@ -192,7 +209,7 @@ def test_seeds_are_hyperparameters_and_a_sweep_is_one_program():
         (sa.cov_weighting, {"decay": 1.0}, "`decay` should be finite and > 0 and < 1"),
         (sa.relobralo, {"alpha": 1.0}, "`alpha` should be finite and >= 0 and < 1"),
         (sa.relobralo, {"temperature": -1.0}, "`temperature` should be finite and > 0"),
-        (sa.relobralo, {"expected_rho": 2.0}, "`expected_rho` should be finite and >= 0"),
+        (sa.relobralo, {"expected_rho": 1.1}, "`expected_rho` should be finite and >= 0 and <= 1"),
         (sa.gls, {"eps": 0.0}, "`eps` should be finite and > 0"),
     ],
 )
