@@ -1,20 +1,21 @@
 """Gradients whose principal components are made equally long."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice
-from softadapt_optax._solvers.aligned import Scale, aligned_weights
+from softadapt_optax._solvers.aligned import aligned_weights
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, stateless
 
 
 def aligned_mtl(
     num_losses: int | Sequence[str],
-    scale: Scale = "min",
+    scale: Literal["min", "median", "rmse"] = "min",
     *,
     shared: PyTree[bool] | Callable[[PyTree], PyTree[bool]] | None = None,
     weight_sum: ArrayLike | None = None,
