@@ -42,6 +42,11 @@ def diagonal_of(matrix: Float[Array, "K K"]) -> Float[Array, " K"]:
     return sum_over(jnp.where(jnp.eye(len(matrix), dtype=bool), matrix, 0.0))
 
 
+def product_of(a: Float[Array, "K K"], b: Float[Array, "K K"]) -> Float[Array, "K K"]:
+    """Of two matrices, without a device's lower precision for products."""
+    return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
+
+
 def _over(values: Array, join: Callable[..., Array], reduce: Callable[..., Array]) -> Array:
     if not 0 < values.shape[-1] <= _MOST_UNROLLED:
         return reduce(values, axis=-1)

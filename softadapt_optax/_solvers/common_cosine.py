@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from softadapt_optax._devices import axes_of, spread
-from softadapt_optax._reductions import diagonal_of, min_over
+from softadapt_optax._reductions import diagonal_of, min_over, product_of
 from softadapt_optax._solvers.double_float import (
     DoubleFloat,
     minus_product,
@@ -16,7 +15,7 @@ from softadapt_optax._solvers.double_float import (
     select,
     sum_of,
 )
-from softadapt_optax._solvers.min_norm import root_powers
+from softadapt_optax._solvers.equilibration import equilibrated
 from softadapt_optax._solvers.nonnegative import exchanged, is_independent
 
 
@@ -45,17 +44,9 @@ def common_cosine(
     But for the ridge, which is relative to each squared norm. Sums are those of two floats, as
     their terms may cancel.
     """
-    squared_norms = jax.lax.stop_gradient(diagonal_of(gramian))
-    has_size = counted & (squared_norms >= float(np.finfo(gramian.dtype).tiny))
-    scales, inverse = root_powers(jnp.where(has_size, squared_norms, 1.0))
-    pairs = has_size[:, None] & has_size[None, :]
-    is_diagonal = jnp.eye(len(gramian), dtype=bool)
-    # Powers of two leave the entries as exact as they are.
-    cosines = jnp.where(pairs, gramian, 0.0) * inverse[:, None] * inverse[None, :]
-    cosines = jnp.where(is_diagonal & ~has_size[:, None], 1.0, cosines)
-    ridges = jnp.where(is_diagonal, jnp.asarray(ridge, cosines.dtype) * cosines, 0.0)
+    cosines, ridges, scales, has_size = equilibrated(gramian, counted, ridge)
     scale = min_over(jnp.where(has_size, scales, jnp.inf))
-    shares = jnp.where(has_size, scale * inverse, 0.0)
+    shares = jnp.where(has_size, scale / scales, 0.0)
     found = _solved(cosines, ridges, shares)
     return CommonCosine(shares * found.point, found.shares_sum, found.norms_sum, scale)
 
@@ -124,7 +115,7 @@ def _solved_jvp(
     point_change = jnp.sum(found.inverse * residual[None, :], axis=1)
     shares_sum = jnp.sum(shares * point_change) + jnp.sum(tangents[2] * found.point)
     norms_sum = jnp.sum(norms * point_change) + jnp.sum(norms_change * found.point)
-    inverse = -_product(_product(found.inverse, change), found.inverse)
+    inverse = -product_of(product_of(found.inverse, change), found.inverse)
     return found, _Solution(point_change, shares_sum, norms_sum, inverse)
 
 
@@ -141,8 +132,3 @@ def _root_of(squares: Float[Array, " K"]) -> DoubleFloat:
     root = jnp.sqrt(squares)
     exact, squared = (DoubleFloat(part, jnp.zeros_like(part)) for part in (root, squares))
     return DoubleFloat(root, rounded(minus_product(squared, exact, exact)) / (2.0 * root))
-
-
-def _product(a: Float[Array, "K K"], b: Float[Array, "K K"]) -> Float[Array, "K K"]:
-    """Of two matrices, without a device's lower precision for products."""
-    return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from softadapt_optax._reductions import diagonal_of
@@ -18,7 +19,7 @@ class Equilibrated(NamedTuple):
         gradients without size.
       ridges: what a ridge adds to it.
       scales: the largest powers of two that are not above the norms; 1 without size.
-      has_size: which losses count and have a gradient that is not zero.
+      has_size: which losses count and have a gradient whose squared norm keeps its digits.
     """
 
     cosines: Float[Array, "K K"]
@@ -32,7 +33,7 @@ def equilibrated(
 ) -> Equilibrated:
     """The Gramian in units of the norms; the ridge is relative to each squared norm."""
     squared_norms = jax.lax.stop_gradient(diagonal_of(gramian))
-    has_size = counted & (squared_norms > 0)
+    has_size = counted & (squared_norms >= float(np.finfo(gramian.dtype).tiny))
     scales, inverse = root_powers(jnp.where(has_size, squared_norms, 1.0))
     pairs = has_size[:, None] & has_size[None, :]
     cosines = jnp.where(pairs, gramian, 0.0) * inverse[:, None] * inverse[None, :]

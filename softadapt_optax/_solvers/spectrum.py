@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from softadapt_optax._devices import axes_of, spread
-from softadapt_optax._reductions import diagonal_of, max_over
+from softadapt_optax._reductions import diagonal_of, max_over, product_of
 from softadapt_optax._solvers.double_float import (
     DoubleFloat,
     minus_product,
@@ -76,11 +76,6 @@ def _spectrum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Spectr
 def in_basis(matrix: Float[Array, "K K"], vectors: Float[Array, "K K"]) -> Float[Array, "K K"]:
     """The matrix in the basis of orthogonal vectors, the columns."""
     return product_of(product_of(vectors.T, matrix), vectors)
-
-
-def product_of(a: Float[Array, "K K"], b: Float[Array, "K K"]) -> Float[Array, "K K"]:
-    """Of two matrices, without a device's lower precision for products."""
-    return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
 
 
 def _partners(size: int) -> np.ndarray:
