@@ -2,17 +2,17 @@
 
     python -m benchmarks [--only PART ...] [--losses 4] [--size small] [--effort 1.0] [--out FOLDER]
 
-The parts are `cost` (a step of every method on six models, with `--size small large` on four more
+The parts are `cost` (a step with some methods on six models, with `--size small large` on four more
 that fill a GPU, with `otherwise` on two of the small ones called instead of scanned or the other
-way round), `peers` (against PyTorch, with the extra "peers"), `growth` (with losses, parameters and
-history), `alone` (the weights without a model) and `kernels` (what a step launches on a GPU,
-counted without one, with the extra "kernels"). It takes about ten minutes on two cores, on which
-nothing else should run. The figures go into `benchmarks.json`, and page and picture that are made
-from it stand beside it. With `--only` the other parts stay as they are in that file; without a part
-behind it nothing is measured, and page and picture are made again. The page of the repository was
-made with `--losses 2 4 8 --publish`, which takes twice as long, and on a GPU with `--only cost
-alone --size small otherwise --publish`, which writes another file; the README takes its figures
-from there by `python -m benchmarks.readme`.
+way round), `methods` (a step with every method on two of them), `peers` (against PyTorch, with the
+extra "peers"), `growth` (with losses, parameters and history), `alone` (the weights without a
+model) and `kernels` (what a step launches on a GPU, counted without one, with the extra "kernels").
+It takes about ten minutes on two cores, on which nothing else should run. The figures go into
+`benchmarks.json`, and page and picture that are made from it stand beside it. With `--only` the
+other parts stay as they are in that file; without a part behind it nothing is measured, and page
+and picture are made again. The page of the repository was made with `--losses 2 4 8 --publish`,
+which takes twice as long, and on a GPU with `--only cost alone --size small otherwise --publish`,
+which writes another file; the README takes its figures from there by `python -m benchmarks.readme`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import rich.console
 import rich.progress
 
-from benchmarks import alone, cost, growth, kernels, peers
+from benchmarks import alone, cost, every_method, growth, kernels, peers
 from benchmarks.common import Part, Unavailable, machine, markdown, measured_on, rich_table, rounded
 from benchmarks.models import SIZES
 
@@ -40,7 +40,7 @@ OUT = pathlib.Path("benchmark_results")
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURES = {ON_A_CPU: "images/benchmarks.png", ON_A_GPU: "images/benchmarks_gpu.png"}
 PARTS: dict[str, Part] = {
-    part.PART.name: part.PART for part in (cost, peers, growth, alone, kernels)
+    part.PART.name: part.PART for part in (cost, every_method, peers, growth, alone, kernels)
 }
 
 Reports = dict[str, dict[str, Any]]  # by name of the part: machine, minutes, figures

@@ -19,6 +19,8 @@ def _in(room: ModuleType) -> list[str]:
 WITH_MORE = ("hypergradient", "ntk_weights")
 ON_LOSSES = _in(_losses)
 ON_GRADIENTS = [name for name in _in(_gradients) if name not in WITH_MORE]
+ON_NORMS = ("gradnorm", "lr_annealing", "normalized_gradients")  # of gradients or their entries
+ON_GRAMIAN = [name for name in ON_GRADIENTS if name not in ON_NORMS]
 ALL = [*ON_LOSSES, *ON_GRADIENTS, *WITH_MORE]
 # Those whose weights may be negative.
 SIGNED = ("aligned_mtl", "conflict_free", "imtl_g")

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import softadapt_optax as sa
+from benchmarks import methods
 from softadapt_optax import _products
 from softadapt_optax._component_grads import from_stacked
 
@@ -32,6 +33,7 @@ WITH_GRADIENTS = {
 }
 METHODS = LOSS_ONLY | WITH_GRADIENTS | {"hypergradient": lambda: following(sa.hypergradient(3))}
 METHODS |= {"mgda, every": lambda: sa.mgda(3, every=3)}
+ALL_OTHERS = [name for name in (*methods.ON_LOSSES, *methods.ON_GRADIENTS) if name not in METHODS]
 each_method = pytest.mark.parametrize("method", METHODS)
 needs_shard_map = pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="jax.shard_map is newer")
 each_layout = pytest.mark.parametrize("layout", ["data parallel", "fully sharded"])
@@ -185,6 +187,16 @@ def test_a_split_batch_trains_as_on_one_device(method, layout):
         assert_sharded_alike(tree, args[0])
     for leaf in jax.tree.leaves(balance_state):
         assert_same_bits_everywhere(leaf)
+
+
+@pytest.mark.parametrize("method", ALL_OTHERS)
+def test_all_other_methods_train_sharded_parameters_as_on_one_device(method):
+    tx = optax.chain(methods.make(method, 3), ADAM)
+    step = jax.jit(balanced_step(tx))
+    found = train(step, *placed("fully sharded", tx))
+    params, batch = problem()
+    wanted = train(step, params, tx.init(params), batch)
+    assert_same_on_one_device((found[0], found[2]), (wanted[0], wanted[2]))
 
 
 @pytest.mark.parametrize("method", ["softadapt", "mgda"])

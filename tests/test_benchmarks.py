@@ -14,7 +14,7 @@ from helpers import weights_along
 
 import softadapt_optax as sa
 from benchmarks import __main__ as main
-from benchmarks import alone, common, cost, growth, kernels, readme
+from benchmarks import alone, common, cost, every_method, growth, kernels, readme
 from benchmarks.models import LARGE, MODELS, transformer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -186,9 +186,10 @@ def test_rows_of_one_model():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [alone, growth])
+@pytest.mark.parametrize("part", [alone, every_method, growth])
 def test_small_runs(part, monkeypatch):
     monkeypatch.setattr(alone, "SIZES", (2, 3))
+    monkeypatch.setattr(every_method, "KINDS", ("tiny",))
     bandwidth = alone.bandwidth
     monkeypatch.setattr(alone, "bandwidth", lambda effort: bandwidth(effort, entries=1000))
     monkeypatch.setattr(growth, "NUMBERS_OF_LOSSES", dict.fromkeys(growth.MAKE, (2, 3)))

@@ -109,7 +109,8 @@ def test_a_scan_of_100_steps_is_a_loop_of_100_steps(name):
         lambda carry: jax.lax.scan(lambda c, _: (step(*c)[:2], None), carry, None, 100)[0]
     )
     loop = python_loop(tx, 100, step=jitted_step)[:2]
-    assert_close(scan((params, tx.init(params))), loop, rtol=1e-4)
+    # Means of gradients of order 1 that cancel show rounding, another one on each machine.
+    assert_close(scan((params, tx.init(params))), loop, rtol=1e-4, atol=1e-5)
 
 
 @each_kind
@@ -126,7 +127,7 @@ def test_vmap_over_seeds_is_a_loop_over_seeds(name):
     for index, scale in enumerate(scales):
         one = jax.tree.map(lambda leaf: leaf[index], together)
         # Signed weights cancel, which shows rounding.
-        assert_close(one, alone(scale), rtol=1e-3 if name in methods.SIGNED else 1e-4)
+        assert_close(one, alone(scale), rtol=1e-2 if name in methods.SIGNED else 1e-4, atol=1e-5)
 
 
 @each_kind
@@ -135,7 +136,8 @@ def test_it_converges_where_the_losses_agree(name):
         error = params - jnp.asarray([1.0, -2.0])
         quartic = jnp.sum(error**2 + error**4)
         bowl = jnp.sum(jnp.cosh(error)) - 2
-        return {"near": jnp.sum(error**2), "far": 0.1 * quartic, "small": bowl}
+        losses = {"near": jnp.sum(error**2), "far": 0.1 * quartic, "small": bowl}
+        return {name: 0.1 + loss for name, loss in losses.items()}  # some take their logarithms
 
     tx = chained(name, optax.adam(0.05))
     carry = (jnp.zeros(2), tx.init(jnp.zeros(2)))

@@ -41,7 +41,8 @@ def stch(
     With ``log`` it is K times the smooth maximum of the logarithms of the losses, :math:`\alpha = K
     \, \mathrm{softmax}(\log(f) / \mu) / f`. With ``units="initial"`` the loss counts most that fell
     least from where it started, as in the authors' code for multi-task learning. Losses should be
-    positive.
+    positive, and some stay so: where all of them reach 0 their logarithms have no minimum, the
+    gradient grows without bound and training leaves the minimum again.
 
     ``updates`` are those of :func:`balance`.
 
