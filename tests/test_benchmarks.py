@@ -190,6 +190,7 @@ def test_rows_of_one_model():
 def test_small_runs(part, monkeypatch):
     monkeypatch.setattr(alone, "SIZES", (2, 3))
     monkeypatch.setattr(every_method, "KINDS", ("tiny",))
+    monkeypatch.setattr(every_method, "NAMES", ["softadapt", "mgda", "pcgrad"])
     bandwidth = alone.bandwidth
     monkeypatch.setattr(alone, "bandwidth", lambda effort: bandwidth(effort, entries=1000))
     monkeypatch.setattr(growth, "NUMBERS_OF_LOSSES", dict.fromkeys(growth.MAKE, (2, 3)))
