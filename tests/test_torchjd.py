@@ -24,7 +24,7 @@ aggregation = pytest.importorskip("torchjd.aggregation", reason=NEEDED)
 scalarization = pytest.importorskip("torchjd.scalarization", reason=NEEDED)
 needs_cvxpy = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("cvxpy", "clarabel", "ecos"))),
-    reason='TorchJD solves it with CVXPY: pip install "torchjd[cagrad,nash_mtl]"',
+    reason='TorchJD solves it with CVXPY: pip install "torchjd[cagrad,nash-mtl]"',
 )
 # That Nash-MTL's programs are not of the kind that it solves fast, nor always solved well.
 ignores_cvxpy = pytest.mark.filterwarnings(
