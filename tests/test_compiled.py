@@ -221,8 +221,8 @@ def test_the_lean_form_of_a_deep_network_takes_little_memory(method):
     # compute again in each: half of the parameters' memory here, where plain takes 0.7 of it.
     # Elementwise results behind a checkpoint, computed again by each pass, make 2.24 of the 2.56.
     most, share = (2, 0.4) if JAX_VERSION < (0, 11) else (2.6, 0.45)
-    if method == "lr_annealing" and JAX_VERSION < (0, 7):
-        most = 2.2  # sizes of entries are arrays of their own there, of some layers at a time
+    if method == "lr_annealing" and not (0, 7) < JAX_VERSION < (0, 11):
+        most += 0.2  # sizes of entries are arrays of their own there, of some layers at a time
     assert lean <= most * plain_bytes()
     assert lean < share * kept
 

@@ -117,8 +117,13 @@ def _rotations(matrix: DoubleFloat, partner: Int[Array, " K"]) -> tuple[DoubleFl
     gap = sum_of(diagonal.high[partner], -diagonal.high)
     gaps = gap.high + (gap.low + (diagonal.low[partner] - diagonal.low))
     twice = jnp.where(partner == indices, 0.0, 2.0 * rounded(matrix)[indices, partner])
-    length = jnp.abs(gaps) + jnp.sqrt(gaps**2 + twice**2)
-    ratio = jnp.where(length > 0, twice / jnp.where(length > 0, length, 1.0), 0.0)
+    # Over the larger of both: squares of tiny entries are 0 in some places and not in others.
+    larger = jnp.maximum(jnp.abs(gaps), jnp.abs(twice))
+    is_any = larger > float(np.finfo(larger.dtype).tiny)
+    divisor = jnp.where(is_any, larger, 1.0)
+    gap_part, twice_part = (jnp.where(is_any, part / divisor, 0.0) for part in (gaps, twice))
+    length = jnp.abs(gap_part) + jnp.sqrt(gap_part**2 + twice_part**2)
+    ratio = jnp.where(is_any, twice_part / jnp.where(is_any, length, 1.0), 0.0)
     tangent = jnp.where(gaps >= 0, ratio, -ratio)
     # Of both the same, whatever rounding has left between the halves of the matrix.
     tangent = jnp.where(indices < partner, tangent, -tangent[partner])

@@ -11,7 +11,7 @@ from softadapt_optax._solvers.spectrum import spectrum_of
 solve = jax.jit(spectrum_of)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 16, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 16, 24, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", gradient_cases(2))
 def test_the_eigenvalues_are_those_of_float64(case, size):
     """Relative to each, as far down as the rounding of the largest."""
