@@ -7,7 +7,7 @@ that fill a GPU, with `otherwise` on two of the small ones called instead of sca
 way round), `methods` (a step with every method on two of them), `peers` (against PyTorch, with the
 extra "peers"), `growth` (with losses, parameters and history), `alone` (the weights without a
 model) and `kernels` (what a step launches on a GPU, counted without one, with the extra "kernels").
-It takes about ten minutes on two cores, on which nothing else should run. The figures go into
+It takes about twelve minutes on two cores, on which nothing else should run. The figures go into
 `benchmarks.json`, and page and picture that are made from it stand beside it. With `--only` the
 other parts stay as they are in that file; without a part behind it nothing is measured, and page
 and picture are made again. The page of the repository was made with `--losses 2 4 8 --publish`,

@@ -235,7 +235,8 @@ def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> Non
     for index, (name, by_size) in enumerate(figures["solvers"].items()):
         points = [row["microseconds"] for row in by_size.values()]
         style = f"{'os^Dv'[index % 5]}{'-' if index < 5 else '--'}"
-        right.plot([int(k) for k in by_size], points, style, ms=4, label=name)
+        colour = f"C{index}" if index < 10 else "black"
+        right.plot([int(k) for k in by_size], points, style, color=colour, ms=4, label=name)
     right.set(xscale="log", yscale="log", xlabel="losses K", ylabel="microseconds a step")
     right.set_title("From K small gradients to weights")
     right.set_xticks(SIZES, [str(k) for k in SIZES])

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
+import matplotlib.ticker
 import optax
 import rich.box
 import rich.console
@@ -338,6 +339,18 @@ def measured_on(machine: Mapping[str, Any]) -> str:
     return (
         f"{machine['cores']} cores of {machine['processor']}{device}, {machine['date']}, {versions}"
     )
+
+
+def show_ratios(axes: Any, names: Sequence[str]) -> None:
+    """A logarithmic axis of ratios, and a line for each name from top to bottom."""
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
 
 
 def rich_table(table: Table) -> rich.table.Table:

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import matplotlib.figure
 import matplotlib.lines
-import matplotlib.ticker
 import optax
 
 import softadapt_optax as sa
@@ -38,6 +37,7 @@ from benchmarks.common import (
     plain_step,
     ratio_cell,
     ratio_to,
+    show_ratios,
     steps_by_hand,
     take_turns,
     weighted_step,
@@ -212,16 +212,8 @@ def draw_model(axes: Any, rows: Sequence[Mapping[str, Any]], kind: str, num_loss
         axes.plot([low, high], [height, height], color=colour_of(step), lw=2)
         axes.plot(row["time_ratio"], height, "o", color=colour_of(step))
         axes.plot(row["flop_ratio"], height, "|", color="black", ms=10)
-    axes.set(
-        xscale="log", title=name_of_kind(rows, kind), xlabel=f"step / plain step, K={num_losses}"
-    )
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.grid(axis="x", color="0.92")
-    axes.set_axisbelow(True)
+    axes.set(title=name_of_kind(rows, kind), xlabel=f"step / plain step, K={num_losses}")
+    show_ratios(axes, names)
 
 
 def kinds_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.figure
-import matplotlib.ticker
+import matplotlib.lines
 
 from benchmarks import methods
 from benchmarks.common import (
@@ -22,6 +22,7 @@ from benchmarks.common import (
     plain_step,
     ratio_cell,
     ratio_to,
+    show_ratios,
     take_turns,
     weighted_step,
 )
@@ -73,22 +74,27 @@ def tables(figures: Mapping[str, Any]) -> list[Table]:
     return [Table(f"A step of every method over the plain step, K={NUM_LOSSES}", columns, cells)]
 
 
+COLOURS = {"plain again (noise)": "0.5", "looks at losses alone": "C0", "looks at gradients": "C3"}
+
+
+def colour_of(name: str) -> str:
+    return "0.5" if " " in name else "C0" if name in methods.ON_LOSSES else "C3"
+
+
 def draw(figure: matplotlib.figure.SubFigure, figures: Mapping[str, Any]) -> None:
     axes = figure.subplots(1, len(figures), sharey=True, squeeze=False)
     for ax, (model, rows) in zip(axes[0], figures.items(), strict=True):
         for height, (name, row) in enumerate(rows.items()):
             low, high = row["time_ratio_quartiles"]
-            colour = "C3" if "over_mgda" in row else "0.5" if " " in name else "C0"
-            ax.plot([low, high], [height, height], color=colour, lw=2)
-            ax.plot(row["time_ratio"], height, "o", color=colour)
-        ax.set(xscale="log", title=model, xlabel=f"step / plain step, K={NUM_LOSSES}")
-        ax.set_yticks(range(len(rows)), rows)
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0)))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-        ax.grid(axis="x", color="0.92")
-        ax.set_axisbelow(True)
+            ax.plot([low, high], [height, height], color=colour_of(name), lw=2)
+            ax.plot(row["time_ratio"], height, "o", color=colour_of(name))
+        ax.set(title=model, xlabel=f"step / plain step, K={NUM_LOSSES}")
+        show_ratios(ax, list(rows))
+    handles = [
+        matplotlib.lines.Line2D([], [], marker="o", lw=2, color=colour, label=label)
+        for label, colour in COLOURS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 ABOUT = """\
@@ -104,5 +110,5 @@ PART = Part(
     measure,
     tables,
     draw,
-    lambda figures: 1.2 + 0.24 * len(next(iter(figures.values()))),
+    lambda figures: 1.6 + 0.24 * len(next(iter(figures.values()))),
 )
