@@ -1,247 +1,152 @@
-"""Which method when: all methods on six problems, with honest statistics.
+"""Which method when: all methods on three suites of problems, with honest statistics.
 
-    python -m benchmarks.evidence [--only PROBLEM ...] [--rows ROW ...] [--out FOLDER] [--quick]
+    python -m benchmarks.evidence [--only PROBLEM ...] [--rows ROW ...] [--minutes 30] [--anew]
+                                  [--draw] [--out FOLDER] [--quick]
 
-Every method of the library with its default arguments, the plain sum and the best fixed weights of
-a grid train on the problems of `benchmarks/problems.py`, with equal budgets of gradients,
-several seeds and several learning rates. What it finds goes into `evidence.json`, from which page
-and picture are made, in docs/ or, with `--out`, beside it. With `--only` the other problems stay as
-they are in that file. It takes about 20 minutes on two cores, and a minute and a half with
-`--quick`, which shows with few methods that it runs and supports no verdict.
+Every method of the library with its default arguments, some with arguments that papers give, the
+plain sum and the best fixed weights of a grid train on the problems of `functions.py`, `images.py`,
+`multitask.py` and `physics.py`, with equal budgets of gradients, several seeds and several learning
+rates. What it finds goes row by row into `evidence.json`, from which page and pictures are made, in
+docs/ or, with `--out`, beside it. Rows are kept until the code or the settings behind them change:
+when the minutes are over, or it was stopped, the same command goes on. All of it takes some hours
+on two cores (two processes with other problems each may write into the same file), and a few
+minutes with `--quick`, which shows with few methods that it runs and supports no verdict.
 
 Nothing is chosen on the seed on which it is judged: the learning rate of each method and seed, and
 the fixed weights with it, are those that are best in the mean over the other seeds.
 """
 
 import contextlib
-import functools
 import textwrap
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import jax.numpy as jnp
 import matplotlib.figure
 import matplotlib.lines
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 import numpy as np
-import rich.console
 import rich.progress
-import scipy.stats
 
-import softadapt_optax as sa
-from benchmarks import methods, study
-from benchmarks.problems import Make, Measured, Problem, problems
-from benchmarks.study import Report, Study
+from benchmarks import functions, images, multitask, physics, statistics, study, tuned
+from benchmarks.evidence_rows import FIXED, METHODS, PLAIN, rows_of, version_of
+from benchmarks.problems import Problem, Solver
+from benchmarks.statistics import RESAMPLES, compare, coverage
+from benchmarks.study import Report, Reports, Rows, Study
+from benchmarks.tuned import NOTICED
 from examples.paper import common
 from examples.paper.rosenbrock import double_precision
 
-RESAMPLES = 10_000
-
-# The methods.
-
-PLAIN, FIXED = "plain sum", "best fixed weights"
-# The first are PLAIN and FIXED, the second is for losses that have an order, which no problem has,
-# and the others want what not all problems have: a target (`python -m benchmarks.targets`), traces.
-LEFT_OUT = ("fixed_weights", "causal_weights", *methods.WITH_MORE)
-
-
-class Method(NamedTuple):
-    """A row of the tables."""
-
-    make: Make
-    needs_gradients: bool = False  # one for each loss in each step
-
-
-def with_defaults(name: str) -> Method:
-    make = functools.partial(methods.make, name)
-    return Method(lambda s: make(s.num_losses, shared=s.shared), name in methods.ON_GRADIENTS)
-
-
-METHODS = {
-    PLAIN: Method(lambda s: sa.fixed_weights(jnp.ones(s.num_losses))),
-    FIXED: Method(lambda s: sa.fixed_weights(s.weights)),
-    **{name: with_defaults(name) for name in methods.ALL if name not in LEFT_OUT},
-    "prior_loss": Method(lambda s: sa.prior_loss(s.prior_losses)),
-    "softadapt, loss weighted": Method(lambda s: sa.softadapt(s.num_losses, loss_weighted=True)),
-    "learned_weights": Method(
-        lambda s: sa.learned_weights(s.num_losses, temperature=jnp.max(s.first_losses))
-    ),
+REFERENCES = (PLAIN, FIXED)
+SUITES = {
+    "physics": "Physics-informed networks",
+    "multi-task": "Several tasks and penalties",
+    "functions": "Functions",
 }
-
-
-# Statistics.
-
-
-def choose(metric: np.ndarray) -> np.ndarray:
-    """For each seed the configuration that is best over the other seeds, shape [seeds].
-
-    Of a metric of shape [configurations, seeds], the mean of which is to be small.
-    """
-    seeds = range(metric.shape[1])
-    return np.asarray([np.argmin(np.delete(metric, seed, axis=1).mean(axis=1)) for seed in seeds])
-
-
-def bootstrap(values: np.ndarray) -> list[float]:
-    """The 95 % percentile interval of the mean, by resampling the seeds with a fixed seed."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    return np.percentile(np.asarray(values)[drawn].mean(axis=1), [2.5, 97.5]).tolist()
-
-
-def coverage(num_seeds: int) -> float:
-    """How often that interval holds the mean of a normal variable, roughly.
-
-    Its half width is 1.96 standard errors with n in the place of n - 1.
-    """
-    width = scipy.stats.norm.ppf(0.975) * np.sqrt((num_seeds - 1) / num_seeds)
-    return float(2 * scipy.stats.t.cdf(width, num_seeds - 1) - 1)
-
-
-def compare(values: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """The paired difference over the seeds, below 0 if the values are better."""
-    differences = np.asarray(values) - np.asarray(reference)
-    low, high = bootstrap(differences)
-    return {
-        "difference": float(differences.mean()),
-        "interval": [low, high],
-        "wins": int(np.sum(differences < 0)),
-        "losses": int(np.sum(differences > 0)),
-        "verdict": "better" if high < 0 else "worse" if low > 0 else "undecided",
-    }
-
-
-def is_at_an_end(values: np.ndarray, chosen: np.ndarray) -> bool:
-    """Whether a choice is the smallest or the largest of all values that there are."""
-    return bool(np.any((chosen == np.min(values)) | (chosen == np.max(values))))
-
-
-def edges(points: np.ndarray, chosen: np.ndarray) -> int:
-    """How many of the chosen weights have a pair in the smallest or largest ratio of the grid.
-
-    Both of shape [.., K]; a ratio is the share of one weight in the two.
-    """
-
-    def shares(weights: np.ndarray) -> np.ndarray:
-        first, second = np.triu_indices(weights.shape[-1], 1)
-        both = weights[:, first] + weights[:, second]
-        return np.where(both > 0, weights[:, first] / np.where(both > 0, both, 1.0), 0.0)
-
-    grid, found = shares(points), shares(chosen)
-    is_end = np.isclose(found, grid.min(axis=0)) | np.isclose(found, grid.max(axis=0))
-    return int(np.sum(np.any(is_end, axis=1)))
-
-
-def picked(table: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Of a table [configurations, seeds] the value of each seed at its configuration."""
-    return table[chosen, np.arange(len(chosen))]
-
-
-def bounded(metric: np.ndarray, worst: float) -> np.ndarray:
-    return np.where(np.isfinite(metric), np.minimum(metric, worst), worst)
-
-
-def row_of(measured: list[Measured], configs: np.ndarray, problem: Problem) -> dict[str, Any]:
-    """What the JSON holds of a method: figures of each seed, and the mean with its interval."""
-    metric = bounded(measured[0].metric, problem.worst)
-    chosen = choose(metric)
-    rates = configs[chosen, 0]
-    row: dict[str, Any] = {
-        "values": picked(metric, chosen),
-        "learning rates": rates,
-        "rate at an end": bool(np.ptp(metric) > 0) and is_at_an_end(problem.rates, rates),
-    }
-    if len(configs) > len(problem.rates):
-        row["weights"] = configs[chosen, 1:]
-        row["weights at an end"] = edges(problem.points, configs[chosen, 1:])
-    if measured[0].beside is not None:
-        row["beside"] = picked(measured[0].beside, chosen)
-    row |= {"mean": row["values"].mean(), "interval": bootstrap(row["values"])}
-    if len(measured) > 1:
-        metric = bounded(measured[1].metric, problem.worst)
-        values = picked(metric, choose(metric))
-        row["at equal steps"] = {
-            "values": values,
-            "mean": values.mean(),
-            "interval": bootstrap(values),
-        }
-    return row
-
-
-def with_comparisons(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows with what stands against the plain sum and against the best fixed weights."""
-    result = {}
-    for name, row in rows.items():
-        against = {
-            f"against {reference}": compare(row["values"], rows[reference]["values"])
-            for reference in (PLAIN, FIXED)
-            if name != reference
-        }
-        result[name] = row | against
-        if (equal := row.get("at equal steps")) is not None:
-            found = compare(equal["values"], rows[PLAIN]["values"])
-            result[name]["at equal steps"] = equal | {f"against {PLAIN}": found}
-    return result
 
 
 # Running.
 
 
-def configurations(problem: Problem, name: str) -> np.ndarray:
-    """(learning rate, weights), shape [configurations, 1 + K]; equal weights but for the grid."""
-    points = problem.points if name == FIXED else np.ones((1, len(problem.losses)))
-    return np.asarray([[rate, *point] for point in points for rate in problem.rates])
+def problems(quick: bool) -> dict[str, Problem]:
+    """By name, in the order of the suites."""
+    found = [
+        *physics.problems(quick),
+        *images.problems(quick),
+        *multitask.problems(quick),
+        *functions.problems(quick),
+    ]
+    return {problem.name: problem for problem in found}
 
 
-QUICK = (PLAIN, FIXED, "softadapt, loss weighted", "normalized_gradients")  # what is run then
-
-
-def run(
-    problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """The rows of a problem, by method; those that are kept as they are."""
-    names = [name for name in METHODS if name in QUICK or not quick]
-    names = [name for name in names if name != "prior_loss" or problem.has_priors]
-    task = progress.add_task(f"{problem.name}: data", total=len(names))
-    rows = {}
+@contextlib.contextmanager
+def load(problem: Problem, progress: rich.progress.Progress) -> Iterator[Solver]:
     with double_precision() if problem.is_double else contextlib.nullcontext():
-        solver = problem.load(problem, progress)
-        for index, name in enumerate(names):
-            if name in kept:
-                rows[name] = kept[name]
-                continue
-            method = METHODS[name]
-            progress.update(task, completed=index, description=f"{problem.name}: {name}")
-            configs = configurations(problem, name)
-            cost = problem.gradient_cost if method.needs_gradients else 1
-
-            def advance(share: float) -> None:
-                progress.advance(task, share)
-
-            measured = solver.measure(method.make, configs, cost, advance)
-            rows[name] = row_of(measured, configs, problem)
-    progress.update(task, completed=len(names), description=problem.name)
-    return with_comparisons(rows)
+        yield problem.load(problem, progress)
 
 
-def report_of(
-    problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, dict[str, Any]]
-) -> Report:
-    rows = run(problem, quick, progress, kept)
-    return {
-        "machine": common.describe_machine(),
-        "quick": quick,
-        "setting": problem.setting,
-        "metric": problem.metric,
-        "beside": problem.beside,
-        "written": problem.written,
+def measure(
+    problem: Problem, solver: Solver, name: str, rows: Rows, advance: Callable[[float], None]
+) -> dict[str, Any]:
+    del rows
+    method = METHODS[name]
+    return tuned.measure(
+        problem,
+        solver,
+        method.make,
+        advance,
+        needs_gradients=method.needs_gradients,
+        is_timed=name not in REFERENCES,
+        is_searched=name == FIXED,
+    )
+
+
+def about(problem: Problem, rows: Rows) -> Report:
+    """What the JSON holds of a problem beside its rows."""
+    of_problem = problem._asdict()
+    words = ("suite", "setting", "metric", "beside", "written", "losses", "main", "budget", "rates")
+    return {word: of_problem[word] for word in words} | {
         "logarithmic": problem.is_logarithmic,
-        "losses": problem.losses,
-        "budget": problem.budget,
         "gradient cost": problem.gradient_cost,
-        "rates": problem.rates,
-        "points": len(problem.points),
-        "seeds": len(rows[PLAIN]["values"]),
-        "rows": rows,
+        "exponents": problem.grid.exponents,
+        "axes": problem.grid.axes,
+        "points": len(problem.grid.points()) + 3 ** len(problem.grid.axes) - 1,
+        "seeds": problem.num_seeds,
     }
+
+
+# Comparisons.
+
+
+def compared(report: Report) -> Report:
+    """With what stands against the plain sum and the best fixed weights, seed by seed."""
+    rows = report["rows"]
+
+    def against(values: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
+        return {f"against {name}": compare(values, rows[name]["values"]) for name in names}
+
+    found = {}
+    for name, row in rows.items():
+        found[name] = row | against(row["values"], [each for each in REFERENCES if each != name])
+        for budget in ("seconds", "steps"):
+            if (equal := row.get(f"at equal {budget}")) is not None:
+                at_equal = equal | against(equal["values"], REFERENCES)
+                found[name][f"at equal {budget}"] = at_equal
+    return report | {"rows": found}
+
+
+def corrected(reports: Reports) -> Reports:
+    """Compared, and with those differences marked that Holm's correction leaves.
+
+    It is made over all comparisons of these reports with the plain sum, and over all with the best
+    fixed weights.
+    """
+    found = {name: compared(report) for name, report in reports.items()}
+    for reference in REFERENCES:
+        comparisons = [
+            row[f"against {reference}"]
+            for report in found.values()
+            for row in report["rows"].values()
+            if f"against {reference}" in row
+        ]
+        rejected = statistics.holm([each["p"] for each in comparisons]) if comparisons else []
+        for comparison, is_certain in zip(comparisons, rejected, strict=True):
+            comparison["certain"] = is_certain
+    return found
+
+
+def of_suite(suite: str, reports: Reports) -> Reports:
+    return {name: report for name, report in reports.items() if report["suite"] == suite}
+
+
+def ranks_of(reports: Reports) -> dict[str, dict[str, Any]]:
+    """Mean ranks of those rows that all of these problems have."""
+    return statistics.mean_ranks(
+        [
+            {name: row["values"] for name, row in report["rows"].items()}
+            for report in reports.values()
+        ]
+    )
 
 
 # Tables and verdicts; every cell is text.
@@ -249,45 +154,51 @@ def report_of(
 MARKS = {"better": "▲", "worse": "▼", "undecided": "·"}
 
 
-def with_interval(mean: float, interval: list[float], written: str) -> str:
+def with_interval(mean: float, interval: Sequence[float], written: str) -> str:
     low, high = interval
     return f"{mean:{written}} [{low:{written}}, {high:{written}}]"
+
+
+def difference_of(against: dict[str, Any], written: str) -> str:
+    return with_interval(against["difference"], against["interval"], "+" + written)
 
 
 def tally(row: dict[str, Any], reference: str) -> str:
     if (found := row.get(f"against {reference}")) is None:
         return ""
-    return f"{found['wins']}-{found['losses']} {MARKS[found['verdict']]}"
+    certain = "*" if found.get("certain") else ""
+    return f"{found['wins']}-{found['losses']} {MARKS[found['verdict']]}{certain}"
 
 
 def table_of(name: str, report: Report) -> common.Table:
+    """Of a report with or without comparisons."""
+    report = report if "against " + PLAIN in report["rows"][FIXED] else compared(report)
     written, rows = report["written"], report["rows"]
-    has_steps = any("at equal steps" in row for row in rows.values())
+    budgets = [b for b in ("seconds", "steps") if any(f"at equal {b}" in r for r in rows.values())]
+    has_times = any("time ratio" in row for row in rows.values())
     columns = ["method", report["metric"], "difference to plain sum", "wins-losses, plain sum"]
     columns += ["wins-losses, best fixed"]
-    columns += ["at equal steps"] if has_steps else []
+    columns += ["time of a step"] if has_times else []
+    columns += [f"at equal {budget}" for budget in budgets]
     columns += [report["beside"]] if report["beside"] else []
     cells = []
     for method in study.shown(METHODS, report):
         row = rows[method]
-        against, equal = row.get(f"against {PLAIN}"), row.get("at equal steps")
-        cell = [
-            method,
-            with_interval(row["mean"], row["interval"], written),
-            with_interval(against["difference"], against["interval"], "+" + written)
-            if against
-            else "",
-            tally(row, PLAIN),
-            tally(row, FIXED),
-        ]
-        at_steps = with_interval(equal["mean"], equal["interval"], written) if equal else ""
-        cell += [f"{at_steps} {tally(equal, PLAIN)}" if equal else ""] * has_steps
+        against = row.get(f"against {PLAIN}")
+        cell = [method, with_interval(row["mean"], row["interval"], written)]
+        cell.append(difference_of(against, written) if against else "")
+        cell += [tally(row, PLAIN), tally(row, FIXED)]
+        if has_times:
+            cell.append(f"{row['time ratio']:.2f}" if "time ratio" in row else "1")
+        for budget in budgets:
+            equal = row.get(f"at equal {budget}")
+            cell.append(f"{equal['mean']:{written}} {tally(equal, PLAIN)}" if equal else "")
         cell += [f"{np.mean(row['beside']):.3g}"] if report["beside"] else []
         cells.append(tuple(cell))
     return common.Table(f"{name}: {report['metric']}", tuple(columns), cells)
 
 
-def overall_table(reports: dict[str, Report], reference: str) -> common.Table:
+def overall_table(reports: Reports, reference: str) -> common.Table:
     cells = []
     for method in study.shown(METHODS, *reports.values()):
         if method != reference:
@@ -297,16 +208,35 @@ def overall_table(reports: dict[str, Report], reference: str) -> common.Table:
     return common.Table(title, ("method", *reports), cells)
 
 
-def methods_that_are(verdict: str, reference: str, report: Report) -> list[str]:
+def ranks_table(reports: Reports) -> common.Table:
+    ranks = ranks_of(reports)
+    cells = [
+        (name, with_interval(found["rank"], found["interval"], ".1f"))
+        for name, found in ranks.items()
+    ]
+    difference = statistics.critical_difference(len(ranks), len(reports))
+    title = (
+        f"Mean rank of {len(ranks)} rows on {len(reports)} problems (1 is the best; by Nemenyi's "
+        f"test ranks differ significantly from {difference:.1f} on)"
+    )
+    return common.Table(title, ("method", "mean rank"), cells)
+
+
+def methods_that_are(
+    verdict: str, reference: str, report: Report, is_certain: bool = False
+) -> list[str]:
     return [
         name
         for name, row in report["rows"].items()
-        if row.get(f"against {reference}", {}).get("verdict") == verdict
+        if (found := row.get(f"against {reference}")) is not None
+        and found["verdict"] == verdict
+        and (found.get("certain") or not is_certain)
     ]
 
 
 def verdict_of(report: Report) -> str:
     """By rule: an interval of the paired difference that lies wholly on one side of 0."""
+    report = report if "against " + PLAIN in report["rows"][FIXED] else compared(report)
     better, worse, undecided = (
         [name for name in methods_that_are(verdict, PLAIN, report) if name != FIXED]
         for verdict in MARKS
@@ -327,7 +257,7 @@ def verdict_of(report: Report) -> str:
     return " ".join(parts)
 
 
-# The picture.
+# The pictures.
 
 COLOURS = {"better": "#0072B2", "worse": "#D55E00", "undecided": "0.45"}
 MARKERS = {"better": "o", "worse": "^", "undecided": "s"}
@@ -342,7 +272,7 @@ def draw_problem(axes: plt.Axes, name: str, report: Report, methods: list[str]) 
         height = methods.index(method)
         colour = COLOURS.get(verdict, "black")
         axes.plot([low, high], [height, height], color=colour, lw=2)
-        axes.plot(row["mean"], height, MARKERS.get(verdict, "D"), color=colour, ms=7)
+        axes.plot(row["mean"], height, MARKERS.get(verdict, "D"), color=colour, ms=6)
     for method in set(methods) - report["rows"].keys():
         axes.text(
             0.5,
@@ -351,13 +281,17 @@ def draw_problem(axes: plt.Axes, name: str, report: Report, methods: list[str]) 
             transform=axes.get_yaxis_transform(),
             ha="center",
             va="center",
-            color="0.5",
-            bbox={"color": "white", "pad": 1},
+            fontsize="small",
+            color="0.4",
+            bbox={"color": "white", "pad": 0.5},
         )
     axes.set(title=name, xlabel=report["metric"])
-    if report["logarithmic"] and min(row["interval"][0] for row in report["rows"].values()) > 0:
+    ends = [end for row in report["rows"].values() for end in row["interval"]]
+    if report["logarithmic"] and 0 < min(ends) < max(ends):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axes.get_xlim()
+        parts = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=parts))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         axes.tick_params(axis="x", labelsize="small")
@@ -367,25 +301,26 @@ def draw_problem(axes: plt.Axes, name: str, report: Report, methods: list[str]) 
     axes.set_axisbelow(True)
 
 
-def draw(reports: dict[str, Report]) -> matplotlib.figure.Figure:
+def draw_suite(reports: Reports) -> matplotlib.figure.Figure:
     """A panel for each problem: means and intervals, coloured by what they are to the plain sum."""
     columns = min(3, len(reports))
     rows = -(-len(reports) // columns)
+    methods = study.shown(METHODS, *reports.values())
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(2.5 + 4.5 * columns, 0.8 + 4.4 * rows),
+        figsize=(3.2 + 3.6 * columns, 1.0 + (0.9 + 0.19 * len(methods)) * rows),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    methods = study.shown(METHODS, *reports.values())
     for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
         draw_problem(ax, name, report, methods)
     for ax in axes.flat[len(reports) :]:
         ax.set_visible(False)
+    line = matplotlib.lines.Line2D
     handles = [
-        matplotlib.lines.Line2D([], [], color=COLOURS[v], marker=MARKERS[v], lw=2, label=label)
+        line([], [], color=COLOURS[v], marker=MARKERS[v], lw=2, label=label)
         for v, label in (
             ("better", "better than the plain sum"),
             ("undecided", "undecided"),
@@ -393,16 +328,65 @@ def draw(reports: dict[str, Report]) -> matplotlib.figure.Figure:
         )
     ]
     handles += [
-        matplotlib.lines.Line2D([], [], color="black", marker="D", label="plain sum"),
-        matplotlib.lines.Line2D([], [], color="black", ls="--", label="best fixed weights"),
+        line([], [], color="black", marker="D", label="plain sum"),
+        line([], [], color="black", ls="--", label="best fixed weights"),
     ]
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=5,
+        ncols=3,
         title="Lower is better; mean over the seeds and its 95 % bootstrap interval",
     )
     return figure
+
+
+def draw_ranks(reports: Reports) -> matplotlib.figure.Figure:
+    """For each suite the mean ranks, and how far apart they have to be."""
+    suites = [suite for suite in SUITES if of_suite(suite, reports)]
+    most = max(len(ranks_of(of_suite(suite, reports))) for suite in suites)
+    size = (1.0 + 4.6 * len(suites), 1.4 + 0.2 * most)
+    figure, axes = plt.subplots(1, len(suites), figsize=size, squeeze=False, layout="constrained")
+    for ax, suite in zip(axes.flat, suites, strict=True):
+        found = of_suite(suite, reports)
+        ranks = ranks_of(found)
+        for height, (name, row) in enumerate(ranks.items()):
+            special = {PLAIN: ("black", "D"), FIXED: ("black", "s"), "rlw": ("#D55E00", "^")}
+            colour, marker = special.get(name, ("#0072B2", "o"))
+            ax.plot(row["interval"], [height, height], color=colour, lw=2)
+            ax.plot(row["rank"], height, marker, color=colour, ms=6)
+        difference = statistics.critical_difference(len(ranks), len(found))
+        best = next(iter(ranks.values()))["rank"]
+        ax.axvspan(best, best + difference, color="0.93", zorder=0)
+        ax.set_yticks(range(len(ranks)), list(ranks))
+        ax.set_ylim(len(ranks) - 0.5, -0.5)
+        ax.set_xlim(0, len(ranks) + 1)
+        ax.set(title=f"{SUITES[suite]}\n({len(found)} problems)", xlabel="mean rank")
+    line = matplotlib.lines.Line2D
+    handles = [
+        line([], [], color="#0072B2", marker="o", lw=2, label="methods"),
+        line([], [], color="black", marker="s", lw=2, label="best fixed weights"),
+        line([], [], color="black", marker="D", lw=2, label="plain sum"),
+        line([], [], color="#D55E00", marker="^", lw=2, label="random weights"),
+        plt.Rectangle((0, 0), 1, 1, color="0.9", label="not told from the best (Nemenyi)"),
+    ]
+    title = "1 is the best; the line is the 95 % bootstrap interval"
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, title=title)
+    return figure
+
+
+def draw(reports: Reports) -> dict[str, matplotlib.figure.Figure]:
+    if not reports:
+        return {}
+    found = corrected(reports)
+    pictures = {"evidence": draw_ranks(found)}
+    for suite in SUITES:
+        if of_suite(suite, found):
+            pictures[picture_of(suite)] = draw_suite(of_suite(suite, found))
+    return pictures
+
+
+def picture_of(suite: str) -> str:
+    return f"evidence_{suite.replace('-', '_')}"
 
 
 # The page.
@@ -410,26 +394,26 @@ def draw(reports: dict[str, Report]) -> matplotlib.figure.Figure:
 
 def setting_of(report: Report) -> str:
     rates, machine = report["rates"], report["machine"]
-    rows = report["rows"]
+    rows, found = report["rows"], report["rows"][FIXED]
     names = ", ".join(report["losses"])
     cost = report["gradient cost"]
     step = "as much as a step of plain training" if cost == 1 else f"{cost} evaluations"
     at_ends = [name for name, row in rows.items() if row["rate at an end"]]
-    found = rows[FIXED]
     weights = " : ".join(f"{weight:.2g}" for weight in np.median(found["weights"], axis=0))
+    low, high = (10.0 ** report["exponents"][end] for end in (0, -1))
     return (
         f"{report['setting']} Budget {report['budget']:,} evaluations, of which a step with a "
         f"gradient for each loss takes {step}; {len(rates)} learning rates from {rates[0]:g} to "
-        f"{rates[-1]:g}; {report['points']} fixed weights for ({names}), of which "
-        f"{weights} were chosen (median; for {found['weights at an end']} of {report['seeds']} "
-        "seeds with a ratio at an end of its grid); learning rate chosen at an end of its grid: "
-        f"{', '.join(at_ends) or 'none'}. {report['seeds']} seeds. ({machine['cores']} cores of "
-        f"{machine['processor']}, {study.dates_of(report)}, jax {machine['jax']}, "
-        f"{report['seconds']} seconds.)"
+        f"{rates[-1]:g}; {report['points']} fixed weights with ratios from {low:g} to {high:g}, of "
+        f"which {weights} for ({names}) were chosen (median; for {found['weights at an end']} of "
+        f"{report['seeds']} seeds with a ratio at an end of its grid); learning rate chosen at an "
+        f"end of its grid: {', '.join(at_ends) or 'none'}. {report['seeds']} seeds. "
+        f"({machine['cores']} cores of {machine['processor']}, {study.dates_of(report)}, jax "
+        f"{machine['jax']}, {study.seconds_of(report)} seconds.)"
     )
 
 
-def warnings_of(reports: dict[str, Report]) -> str:
+def warnings_of(reports: Reports) -> str:
     numbers = sorted({report["seeds"] for report in reports.values()})
     covered = ", ".join(f"{100 * coverage(n):.0f} % for {n}" for n in numbers)
     comparisons = [len(report["rows"]) - 1 for report in reports.values()]
@@ -437,58 +421,107 @@ def warnings_of(reports: dict[str, Report]) -> str:
         number * (1 - coverage(report["seeds"]))
         for number, report in zip(comparisons, reports.values(), strict=True)
     )
-    text = (
-        "* A percentile bootstrap of few values is too narrow: instead of 95 % it would hold the "
-        f"mean of a normal variable in about {covered} seeds. So of {sum(comparisons)} comparisons "
-        f"with the plain sum about {by_chance:.0f} would be called by chance if no method made a "
-        "difference. Read ▲ and ▼ with the number of wins and the size of the difference, and "
-        "trust what repeats across problems. The starting points of Rosenbrock's and Beale's "
+    return wrapped(
+        "**Many comparisons.** A percentile bootstrap of few values is too narrow: instead of 95 % "
+        f"it would hold the mean of a normal variable in about {covered} seeds. So of "
+        f"{sum(comparisons)} comparisons with the plain sum about {by_chance:.0f} would be called "
+        "by chance if no method made a difference. An asterisk has what is left when all of them "
+        "are held to 5 % together, by Student's paired t-test and Holm's correction; so with the "
+        "comparisons with the best fixed weights. The starting points of Rosenbrock's and Beale's "
         "functions are a fixed grid and no sample: an interval there says how much depends on the "
         "start."
     )
-    return textwrap.fill(text, 100, subsequent_indent="  ")
 
 
-def page(reports: dict[str, Report], picture: str) -> str:
-    """The whole of docs/evidence.md; `picture` is its path from there."""
+def wrapped(text: str) -> str:
+    return textwrap.fill(f"* {text}", 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def headline(reports: Reports) -> list[str]:
+    """For each suite, whether anything beats the weights that were searched for."""
+    parts = []
+    for suite, title in SUITES.items():
+        if not (found := of_suite(suite, reports)):
+            continue
+        beaten = {
+            name: [each for each in methods_that_are("better", FIXED, report) if each != PLAIN]
+            for name, report in found.items()
+        }
+        ranks = list(ranks_of(found))
+        better = "; ".join(f"{name}: {', '.join(by)}" for name, by in beaten.items() if by)
+        count = sum(bool(by) for by in beaten.values())
+        parts.append(
+            wrapped(
+                f"**{title}**: fixed weights that were searched for are beaten on {count} of "
+                f"{len(found)} problems" + (f" ({better})" if better else "") + ". They have the "
+                f"mean rank {ranks.index(FIXED) + 1} of {len(ranks)}, the plain sum "
+                f"{ranks.index(PLAIN) + 1}, random weights (`rlw`) {ranks.index('rlw') + 1}; the "
+                f"best of the methods are {', '.join(f'`{n}`' for n in best_methods(ranks))}."
+                if FIXED in ranks and "rlw" in ranks
+                else f"**{title}**: beaten on {count} of {len(found)} problems."
+            )
+        )
+    return ["\n".join(parts)] if parts else []
+
+
+def best_methods(ranks: Sequence[str], number: int = 3) -> list[str]:
+    return [name for name in ranks if name not in REFERENCES][:number]
+
+
+def page(reports: Reports, picture: Callable[[str], str]) -> str:
+    """The whole of docs/evidence.md; `picture` gives a picture's path from there."""
     parts = ["# Which method when: the evidence"]
+    found = corrected(study.complete(STUDY, reports))
     if is_quick := any(report["quick"] for report in reports.values()):
         parts.append("**A quick run: it shows that the script works and supports no verdict.**")
-    unbeaten = [name for name, report in reports.items() if "**" in verdict_of(report)]
     parts.append(
         f"""\
 Written by `python -m benchmarks.evidence`, from its JSON; nothing in it is typed by hand. Lower is
 better in every table. A cell has the mean over the seeds and its 95 % percentile interval from
 {RESAMPLES:,} bootstrap resamples of the seeds. Wins and losses count seeds; ▲ is better and ▼
 worse, where the interval of the paired difference lies wholly on one side of 0, and · is undecided.
+An asterisk is beside what is left after a correction for the number of comparisons.
 
 * **Defaults.** Every method has its default arguments, but for the temperature of
-  `learned_weights` (the largest loss before training, as its documentation asks) and the second
-  row of `softadapt`, `loss_weighted=True`, which the README recommends.
+  `learned_weights` (the largest loss before training, as its documentation asks), the second
+  row of `softadapt`, `loss_weighted=True`, which the README recommends, and rows for
+  physics-informed networks whose arguments are those of papers and frameworks.
 * **Equal budgets.** What counts is gradient evaluations. A step of a method that looks at gradients
   (`gradnorm`, `mgda`, ...) takes K of them for K losses, unless each loss has its own batch; so
   these make fewer steps. What they reach in as many steps as the others is in the column "at equal
-  steps", with wins and losses against the plain sum, and leaves out their cost.
+  steps", with wins and losses against the plain sum, and leaves out their cost. "Time of a step" is
+  that of one model over that of a step on the summed loss without the library, measured in turns
+  (weights that are constants cost nothing, and functions of a few parameters are not timed); where
+  it is more than {NOTICED:g}, "at equal seconds" has what is reached in the plain sum's time.
 * **Tuned learning rates.** Weights with another sum are another learning rate, so each row has
   its own. For each seed it is the best in the mean over the *other* seeds; for the best fixed
-  weights, weights and rate together. Nothing is chosen on the seed on which it is judged. The
-  search for fixed weights trains as many times more models as the grid has points; that cost is
-  not counted.
-* A result that is not finite counts as the worst. `prior_loss` needs the statistics of labels,
-  which only the tasks on digits have; elsewhere it is left out, or has a dash.
-{warnings_of(reports)}"""
+  weights, weights and rate together. Nothing is chosen on the seed on which it is judged, but for
+  the finer points of the grid of fixed weights, which are around the best of all seeds. The
+  search trains as many times more models as the grid has points; that cost is not counted.
+* A result that is not finite counts as the worst. `prior_loss` needs the statistics of labels and
+  `causal_weights` losses that have an order; elsewhere they are left out, or have a dash.
+  `hypergradient`, which needs a target, is on [another page](targets.md).
+* **Ranks** are those of the means on each problem, of the rows that all problems of a suite have;
+  their intervals come from resampling the seeds, the problems held fixed.
+{warnings_of(found)}"""
     )
-    if not is_quick:
-        found = ", ".join(unbeaten) or "none of the problems"
-        parts.append(f"**Nothing beats a tuned fixed weight on: {found}.**")
-    parts += filter(None, [study.note_on_the_others(METHODS, *reports.values())])
-    parts.append(f"![Mean and interval of each method on each problem]({picture})")
-    for reference in (PLAIN, FIXED):
-        parts += markdown(overall_table(reports, reference))
-    for name, report in reports.items():
-        table = common.markdown_table(*table_of(name, report)[1:])
-        parts += [f"## {name}", setting_of(report), table]
-        parts += [] if report["quick"] else [verdict_of(report)]
+    parts += [] if is_quick else headline(found)
+    parts += filter(None, [study.not_measured(STUDY, reports)])
+    if not found:
+        return "\n\n".join(parts) + "\n"
+    parts.append(f"![Mean rank of each method in each suite of problems]({picture('evidence')})")
+    for suite, title in SUITES.items():
+        if not (members := of_suite(suite, found)):
+            continue
+        path = picture(picture_of(suite))
+        parts += [f"## {title}", f"![Mean and interval of each method on each problem]({path})"]
+        parts += markdown(ranks_table(members))
+        for reference in REFERENCES:
+            parts += markdown(overall_table(members, reference))
+        for name, report in members.items():
+            table = common.markdown_table(*table_of(name, report)[1:])
+            parts += [f"### {name}", setting_of(report), table]
+            parts += [] if report["quick"] else [verdict_of(report)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -501,10 +534,14 @@ STUDY = Study(
     description="Which method when: an evidence table.",
     problems=problems,
     rows=tuple(METHODS),
-    report_of=report_of,
+    rows_of=rows_of,
+    needed=lambda row: (),
+    version_of=version_of,
+    load=load,
+    measure=measure,
+    about=about,
     table_of=table_of,
     verdict_of=verdict_of,
-    overall=lambda reports: [overall_table(reports, name) for name in (PLAIN, FIXED)],
     draw=draw,
     page=page,
 )
