@@ -471,7 +471,7 @@ def best_methods(ranks: Sequence[str], number: int = 3) -> list[str]:
 def page(reports: Reports, picture: Callable[[str], str]) -> str:
     """The whole of docs/evidence.md; `picture` gives a picture's path from there."""
     parts = ["# Which method when: the evidence"]
-    found = corrected(study.complete(STUDY, reports))
+    found = corrected(study.told(STUDY, reports))
     if is_quick := any(report["quick"] for report in reports.values()):
         parts.append("**A quick run: it shows that the script works and supports no verdict.**")
     parts.append(
@@ -536,6 +536,7 @@ STUDY = Study(
     rows=tuple(METHODS),
     rows_of=rows_of,
     needed=lambda row: (),
+    base=None,
     version_of=version_of,
     load=load,
     measure=measure,

@@ -67,7 +67,7 @@ METHODS = {
     **{
         name: Method(name)
         for name in methods.ALL
-        if name not in ("fixed_weights", "prior_loss", "learned_weights", *methods.WITH_MORE)
+        if name not in ("fixed_weights", *methods.WITH_MORE)
     },
     "prior_loss": Method("prior_loss", first="prior_losses"),
     "learned_weights": Method("learned_weights", of_setting={"temperature": "largest_first_loss"}),

@@ -37,6 +37,7 @@ class Study(NamedTuple):
     rows: Sequence[str]
     rows_of: Callable[[Any, bool], list[str]]  # of a problem, those before others that need them
     needed: Callable[[str], tuple[str, ...]]  # by a row: those that it is measured from
+    base: tuple[str, ...] | None  # rows without which a problem is not shown; None for all
     version_of: Callable[[Any, str], str]  # of a problem and a row
     load: Callable[[Any, rich.progress.Progress], contextlib.AbstractContextManager[Any]]
     measure: Callable[[Any, Any, str, Rows, Callable[[float], None]], dict[str, Any]]
@@ -54,23 +55,23 @@ class Study(NamedTuple):
     def page_file(self) -> pathlib.Path:
         return ROOT / "docs" / f"{self.name}.md"
 
-    def is_complete(self, report: Report, problem: Any) -> bool:
-        return set(self.rows_of(problem, report["quick"])) <= report["rows"].keys()
+    def missing(self, problem: Any, report: Report) -> list[str]:
+        return [n for n in self.rows_of(problem, report["quick"]) if n not in report["rows"]]
 
 
 def read(path: pathlib.Path) -> Reports:
     return common.restored(json.loads(path.read_text())) if path.exists() else {}
 
 
-def complete(study: Study, reports: Reports) -> Reports:
-    """Those of the reports that have all rows, in the order of the problems."""
-    quick = any(report["quick"] for report in reports.values())
-    problems = study.problems(quick)
-    return {
-        name: reports[name]
-        for name, problem in problems.items()
-        if name in reports and study.is_complete(reports[name], problem)
-    }
+def told(study: Study, reports: Reports) -> Reports:
+    """Those of the reports that have enough rows to be shown, in the order of the problems."""
+    problems = study.problems(any(report["quick"] for report in reports.values()))
+
+    def has_enough(name: str) -> bool:
+        missing = study.missing(problems[name], reports[name])
+        return not set(missing) & set(missing if study.base is None else study.base)
+
+    return {name: reports[name] for name in problems if name in reports and has_enough(name)}
 
 
 def shown(rows: Iterable[str], *reports: Report) -> list[str]:
@@ -79,11 +80,16 @@ def shown(rows: Iterable[str], *reports: Report) -> list[str]:
 
 
 def not_measured(study: Study, reports: Reports) -> str:
-    """Which problems are not complete yet; nothing of a quick run, which may have few."""
+    """Problems that are not shown and rows that are missing; nothing of a quick run."""
     if any(report["quick"] for report in reports.values()):
         return ""
-    missing = [name for name in study.problems(False) if name not in complete(study, reports)]
-    return f"**Not measured yet:** {', '.join(missing)}." if missing else ""
+    found, shown_now = [], told(study, reports)
+    for name, problem in study.problems(False).items():
+        if name not in shown_now:
+            found.append(name)
+        elif missing := study.missing(problem, reports[name]):
+            found.append(f"{name} ({', '.join(missing)})")
+    return f"**Not measured yet:** {'; '.join(found)}." if found else ""
 
 
 def write(study: Study, reports: Reports, out: pathlib.Path | None) -> list[pathlib.Path]:
@@ -92,7 +98,7 @@ def write(study: Study, reports: Reports, out: pathlib.Path | None) -> list[path
     images = page_file.parent / "images" if out is None else out
     images.mkdir(parents=True, exist_ok=True)
     files = [page_file]
-    for name, figure in study.draw(complete(study, reports)).items():
+    for name, figure in study.draw(told(study, reports)).items():
         files.append(images / f"{name}.png")
         figure.savefig(files[-1], dpi=110)
         plt.close(figure)
@@ -229,7 +235,7 @@ def run(study: Study) -> None:
     reports = measure(
         study, chosen, only, args.quick, json_file, console, anew=args.anew, minutes=args.minutes
     )
-    for name, report in complete(study, reports).items():
+    for name, report in told(study, reports).items():
         if name in chosen:
             common.show(study.table_of(name, report), console)
             console.print(study.verdict_of(report).replace("**", ""))

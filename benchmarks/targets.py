@@ -1,224 +1,62 @@
 """Against a grid search: weights that follow a target, in one run, beside weights searched for.
 
-    python -m benchmarks.targets [--only PROBLEM ...] [--rows ROW ...] [--out FOLDER] [--quick]
+    python -m benchmarks.targets [--only PROBLEM ...] [--rows ROW ...] [--minutes 30] [--anew]
+                                 [--draw] [--out FOLDER] [--quick]
 
 The plain sum, a grid search, a random search, every method of the library and `hypergradient` train
 on the problems of `benchmarks/target_problems.py`, as many steps each. What it finds goes into
-`targets.json`, from which page and picture are made, in docs/ or, with `--out`, beside it. With
-`--only` the other problems stay as they are in that file, with `--rows` the other rows. `--quick`
-shows that it runs and supports no verdict.
+`targets.json`, row by row, from which page and picture are made, in docs/ or, with `--out`, beside
+it. Rows are kept until the code or the settings behind them change, so that the same command goes
+on where it stopped. `--quick` shows that it runs and supports no verdict.
 
 Nothing is chosen on the digits on which it is judged: learning rate and searched weights are, for
 each seed, those that are best on the validation digits at the end of training.
 """
 
+import contextlib
 import textwrap
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import matplotlib.figure
 import matplotlib.lines
 import matplotlib.pyplot as plt
 import numpy as np
-import rich.console
 import rich.progress
 
-import softadapt_optax as sa
-from benchmarks import evidence, study
-from benchmarks.evidence import (
-    COLOURS,
-    FIXED,
-    MARKERS,
-    MARKS,
-    PLAIN,
-    RESAMPLES,
-    bootstrap,
-    bounded,
-    compare,
-    is_at_an_end,
-    picked,
-    with_interval,
-)
-from benchmarks.problems import Make, Setting
-from benchmarks.study import Report, Study
-from benchmarks.target_problems import (
-    BATCH,
-    FEATURES,
-    HIDDEN,
-    PIXELS,
-    Problem,
-    Task,
-    drawn_points,
-    flops_of,
-    judged,
-    plain_flops_of,
-    points_of,
-    problems,
-    train,
+from benchmarks import evidence, statistics, study
+from benchmarks.evidence import COLOURS, MARKERS, MARKS, with_interval
+from benchmarks.evidence_rows import PLAIN
+from benchmarks.statistics import RESAMPLES, compare
+from benchmarks.study import Report, Reports, Rows, Study
+from benchmarks.target_problems import BATCH, FEATURES, HIDDEN, PIXELS, Problem, problems
+from benchmarks.target_rows import (
+    AFFORDABLE,
+    FOLLOWING,
+    GRID,
+    MAIN_FIRST,
+    RANDOM,
+    ROWS,
+    THEN_FIXED,
+    WORST,
+    Loaded,
+    at_an_end,
+    drawn_runs,
+    evaluations_of,
+    loaded,
+    measure,
+    needed,
+    rows_of,
+    version_of,
 )
 from examples.paper import common
 
-WORST = 10.0  # what a cross entropy that is larger or not finite counts as
-MAIN_FIRST = 0.01  # what each further loss starts with, where the first is the main one
-AFFORDABLE = 1.5  # the cost of the goal, in plain runs
-
-# The rows.
-
-GRID, RANDOM = "grid search", "random search"
+# Comparisons.
 
 
-class Row(NamedTuple):
-    """What trains."""
-
-    make: Make
-    needs_gradients: bool = False  # one for each loss in each step
-    every: int | None = None  # steps from one look at the target to the next
-
-
-METHODS = {name: Row(*row) for name, row in evidence.METHODS.items() if name not in (PLAIN, FIXED)}
-
-
-def following(every: int, share: float = 1.0) -> Row:
-    """`hypergradient` with the first loss at 1 and each other at a share of it to start from."""
-
-    def make(setting: Setting) -> Any:
-        priorities = [1.0, *[share] * (setting.num_losses - 1)]
-        return sa.hypergradient(setting.num_losses, priorities=priorities, every=every)
-
-    return Row(make, every=every)
-
-
-FOLLOWING = {
-    "hypergradient": following(1),
-    "hypergradient, every=10": following(10),
-    "hypergradient, main loss first": following(1, MAIN_FIRST),
-    "hypergradient, main loss first, every=10": following(10, MAIN_FIRST),
-}
-THEN_FIXED = {f"{name}, then fixed": name for name in FOLLOWING}  # a new run, at its last weights
-ROWS = {
-    PLAIN: Row(evidence.METHODS[PLAIN].make),
-    GRID: Row(evidence.METHODS[FIXED].make),
-    RANDOM: Row(evidence.METHODS[FIXED].make),
-    **METHODS,
-    **FOLLOWING,
-    **dict.fromkeys(THEN_FIXED, Row(evidence.METHODS[FIXED].make)),
-}
-QUICK = (PLAIN, GRID, RANDOM, "mgda", *FOLLOWING, *THEN_FIXED)  # what is run then
-
-
-# What they cost.
-
-
-def evaluations_of(row: Row, num_losses: int) -> float:
-    """Of one run, in plain runs: gradients of a batch; a third of one is a forward pass.
-
-    A look at the target is its gradient and one forward-mode pass, and with a period the forward
-    pass is made anew for it.
-    """
-    if row.every is not None:
-        return 1 + (1 + 1 / 3 + (row.every > 1) / 3) / row.every
-    return float(num_losses) if row.needs_gradients else 1.0
-
-
-def drawn_runs() -> int:
-    """How many runs the random search has: those that one run of `hypergradient` pays for."""
-    return max(1, int(evaluations_of(FOLLOWING["hypergradient"], 1)))
-
-
-def runs_of(name: str, problem: Problem) -> int:
-    """Runs at each learning rate."""
-    return {GRID: len(points_of(problem.ratios)), RANDOM: drawn_runs()}.get(name, 1)
-
-
-def flop_ratio(row: Row, task: Task, plain: float, weighted: float) -> float:
-    """Of one run: flops of a step over those of a plain one; of a period the mean step.
-
-    `weighted` are those of a step with fixed weights, which a step without a look takes.
-    """
-    found = flops_of(task, row.make, row.every is not None)
-    every = row.every or 1
-    return (found + (every - 1) * weighted) / every / plain
-
-
-def in_all(of_run: dict[str, float], runs: int, before: dict[str, Any] | None) -> dict[str, float]:
-    """The cost of a row's runs, and of the run that they need before."""
-    return {name: runs * each + (before[name] if before else 0.0) for name, each in of_run.items()}
-
-
-# Choices.
-
-
-def configurations(name: str, problem: Problem, rows: dict[str, dict[str, Any]]) -> np.ndarray:
-    """(learning rate, weights), shape [configurations, seeds, 1 + K], rate by rate.
-
-    The rows are those that have been run before.
-    """
-    num_seeds, num_losses = problem.num_seeds, len(problem.losses)
-    if name == RANDOM:
-        points = drawn_points(problem.ratios, (drawn_runs(), num_seeds), seed=0)
-    elif name in THEN_FIXED:
-        points = np.asarray(rows[THEN_FIXED[name]]["weights"])[None]
-    else:
-        found = points_of(problem.ratios) if name == GRID else np.ones((1, num_losses))
-        points = np.repeat(found[:, None], num_seeds, axis=1)
-    rates = np.repeat(problem.rates, len(points))[:, None, None]
-    points = np.tile(points, (len(problem.rates), 1, 1))
-    return np.concatenate([np.broadcast_to(rates, (*points.shape[:2], 1)), points], axis=-1)
-
-
-def choose(validation: np.ndarray) -> np.ndarray:
-    """For each seed the configuration that is best on its validation digits, shape [seeds].
-
-    Of their cross entropies, of shape [configurations, seeds].
-    """
-    return np.argmin(bounded(validation, WORST), axis=0)
-
-
-def by_rate(validation: np.ndarray, test: np.ndarray, num_rates: int) -> list[float]:
-    """The mean cross entropy of test digits at each rate, the weights chosen as ever."""
-    shape = (num_rates, -1, test.shape[1])
-    pairs = zip(validation.reshape(shape), test.reshape(shape), strict=True)
-    return [float(picked(bounded(test, WORST), choose(found)).mean()) for found, test in pairs]
-
-
-def at_an_end(problem: Problem, weights: np.ndarray) -> int:
-    """Of weights [seeds, K], for how many seeds a ratio is the largest of its grid."""
-    largest = np.asarray([np.max(values) for values in problem.ratios])
-    return int(np.sum(np.any(np.isclose(weights[:, 1:] / weights[:, :1], largest), axis=1)))
-
-
-# Running.
-
-
-def run_row(
-    name: str, problem: Problem, task: Task, configs: np.ndarray, advance: Callable[[float], None]
-) -> dict[str, Any]:
-    """What the JSON holds of a row but for its cost: figures of each seed, weights on the way."""
-    row = ROWS[name]
-    models = train(task, row.make, configs, row.every is not None, advance=advance)
-    validation = judged(task, models.params, task.of_seeds.validation).cross_entropy
-    test = judged(task, models.params, task.test)
-    chosen = choose(validation)
-    rates = picked(configs[..., 0], chosen)
-    paths = models.weights[chosen, np.arange(problem.num_seeds)]
-    values = picked(bounded(test.cross_entropy, WORST), chosen)
-    found = {
-        "values": values,
-        "mean": values.mean(),
-        "interval": bootstrap(values),
-        "errors": picked(test.errors, chosen),
-        "validation": picked(bounded(validation, WORST), chosen),
-        "learning rates": rates,
-        "rate at an end": is_at_an_end(problem.rates, rates),
-        "by rate": by_rate(validation, test.cross_entropy, len(problem.rates)),
-        "weights": paths[:, -1],
-    }
-    return found | ({} if row.every is None else {"path": paths.mean(axis=0)})
-
-
-def with_comparisons(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows with what stands against the plain sum and the grid search, seed by seed."""
-    result = {}
+def compared(report: Report) -> Report:
+    """With what stands against the plain sum and the grid search, seed by seed."""
+    rows, result = report["rows"], {}
     for name, row in rows.items():
         found = {
             f"against {reference}": compare(row["values"], rows[reference]["values"])
@@ -228,58 +66,21 @@ def with_comparisons(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
         if name in FOLLOWING:
             found["validation against"] = compare(row["validation"], rows[GRID]["validation"])
         result[name] = row | found
-    return result
+    return report | {"rows": result}
 
 
-def run(
-    problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, Any]
-) -> dict[str, Any]:
-    """The rows of a problem, by name; those that are kept as they are, but for new weights."""
-    names = [name for name in ROWS if name in QUICK or not quick]
-    names = [name for name in names if name != "prior_loss" or problem.has_priors]
-    runs = [runs_of(name, problem) for name in names]
-    bar = progress.add_task(f"{problem.name}: data", total=sum(runs))
-    task = problem.load(problem.num_seeds, problem.steps)
-    plain, weighted = plain_flops_of(task), flops_of(task, ROWS[PLAIN].make)
-    rows = {}
-    for name, number in zip(names, runs, strict=True):
-        progress.update(bar, description=f"{problem.name}: {name}")
-
-        def advance(share: float, number: int = number) -> None:
-            progress.advance(bar, number * share)
-
-        if {name, THEN_FIXED.get(name, name)} <= kept.keys():
-            rows[name] = kept[name]
-            advance(1.0)
-            continue
-        configs = configurations(name, problem, rows)
-        of_run = {
-            "runs": 1,
-            "evaluations": evaluations_of(ROWS[name], len(problem.losses)),
-            "flops": flop_ratio(ROWS[name], task, plain, weighted),
-        }
-        rows[name] = run_row(name, problem, task, configs, advance)
-        rows[name] |= in_all(of_run, number, rows.get(THEN_FIXED.get(name, "")))
-    progress.update(bar, description=problem.name)
-    return with_comparisons(rows)
+def about_problem(problem: Problem, rows: Rows) -> Report:
+    """What the JSON holds of a problem beside its rows."""
+    of_problem = problem._asdict()
+    found = {key: of_problem[key] for key in ("setting", "losses", "ratios", "rates", "steps")}
+    at_ends = at_an_end(problem, np.asarray(rows[GRID]["weights"])) if GRID in rows else None
+    return found | {"seeds": problem.num_seeds, "grid at an end": at_ends}
 
 
-def report_of(
-    problem: Problem, quick: bool, progress: rich.progress.Progress, kept: dict[str, Any]
-) -> Report:
-    rows = run(problem, quick, progress, kept)
-    return {
-        "machine": common.describe_machine(),
-        "quick": quick,
-        "setting": problem.setting,
-        "losses": problem.losses,
-        "ratios": problem.ratios,
-        "rates": problem.rates,
-        "steps": problem.steps,
-        "seeds": problem.num_seeds,
-        "grid at an end": at_an_end(problem, np.asarray(rows[GRID]["weights"])),
-        "rows": rows,
-    }
+@contextlib.contextmanager
+def load(problem: Problem, progress: rich.progress.Progress) -> Iterator[Loaded]:
+    del progress
+    yield loaded(problem)
 
 
 # Tables and verdicts; every cell is text.
@@ -312,6 +113,8 @@ def cells_of(name: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def table_of(name: str, report: Report) -> common.Table:
+    """Of a report with or without comparisons."""
+    report = compared(report)
     columns = ("row", "test cross entropy", "error, %", "difference to grid search")
     columns += ("wins-losses, grid search", "wins-losses, plain sum", "runs")
     columns += ("cost, evaluations", "cost, flops", f"weights ({', '.join(report['losses'])})")
@@ -327,7 +130,7 @@ def rates_table(report: Report) -> common.Table:
     return common.Table("Test cross entropy by learning rate", columns, cells)
 
 
-def overall_table(reports: dict[str, Report], reference: str) -> common.Table:
+def overall_table(reports: Reports, reference: str) -> common.Table:
     cells = []
     for name in study.shown(ROWS, *reports.values()):
         if name != reference:
@@ -374,6 +177,7 @@ def written(found: dict[str, Any]) -> str:
 
 def verdict_of(report: Report) -> str:
     """By rule, of each row that follows the target."""
+    report = compared(report)
     grid, parts = report["rows"][GRID], []
     for name in FOLLOWING:
         row = report["rows"][name]
@@ -390,7 +194,7 @@ def verdict_of(report: Report) -> str:
     return " ".join(parts)
 
 
-def goals_of(reports: dict[str, Report]) -> str:
+def goals_of(reports: Reports) -> str:
     """One sentence for each row that follows the target."""
     parts = []
     for name in FOLLOWING:
@@ -451,8 +255,11 @@ def draw_weights(axes: plt.Axes, report: Report) -> None:
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def draw(reports: dict[str, Report]) -> matplotlib.figure.Figure:
+def draw(reports: Reports) -> dict[str, matplotlib.figure.Figure]:
     """For each problem the rows on the left and weights over time on the right."""
+    if not reports:
+        return {}
+    reports = {name: compared(report) for name, report in reports.items()}
     figure, axes = plt.subplots(
         len(reports),
         2,
@@ -480,7 +287,7 @@ def draw(reports: dict[str, Report]) -> matplotlib.figure.Figure:
     ]
     title = "Lower is better; mean over the seeds and its 95 % bootstrap interval"
     figure.legend(handles=handles, loc="outside upper center", ncols=3, title=title)
-    return figure
+    return {"targets": figure}
 
 
 # The page.
@@ -500,16 +307,16 @@ def setting_of(report: Report) -> str:
         f"{', '.join(f'{rate:g}' for rate in rates)}, of which the smallest or the largest was "
         f"chosen for some seed in {len(at_ends)} of {len(rows)} rows. {report['seeds']} seeds. "
         f"({machine['cores']} cores of {machine['processor']}, {study.dates_of(report)}, jax "
-        f"{machine['jax']}, {report['seconds']} seconds.)"
+        f"{machine['jax']}, {study.seconds_of(report)} seconds.)"
     )
 
 
-def about(reports: dict[str, Report]) -> str:
+def about(reports: Reports) -> str:
     """What holds on all problems, in Markdown."""
     drawn = evaluations_of(FOLLOWING["hypergradient"], 1)
     sparse = evaluations_of(FOLLOWING["hypergradient, every=10"], 1)
     seeds = ", ".join(
-        f"{100 * evidence.coverage(number):.0f} % for {number}"
+        f"{100 * statistics.coverage(number):.0f} % for {number}"
         for number in sorted({report["seeds"] for report in reports.values()})
     )
     items = (
@@ -555,10 +362,12 @@ def about(reports: dict[str, Report]) -> str:
     return "\n".join(wrapped(f"* {item}") for item in items)
 
 
-def page(reports: dict[str, Report], picture: str) -> str:
-    """The whole of docs/targets.md; `picture` is its path from there."""
+def page(reports: Reports, picture: Callable[[str], str]) -> str:
+    """The whole of docs/targets.md; `picture` gives a picture's path from there."""
     parts = ["# Against a grid search"]
     is_quick = any(report["quick"] for report in reports.values())
+    waiting = study.not_measured(STUDY, reports)
+    reports = {name: compared(of) for name, of in study.told(STUDY, reports).items()}
     if is_quick:
         parts.append("**A quick run: it shows that the script works and supports no verdict.**")
     source = (
@@ -567,8 +376,8 @@ def page(reports: dict[str, Report], picture: str) -> str:
     )
     parts += [textwrap.fill(source, 100), about(reports)]
     parts += [] if is_quick else [goals_of(reports)]
-    parts += filter(None, [study.note_on_the_others(ROWS, *reports.values())])
-    parts.append(f"![Cross entropy of each row, and weights over time]({picture})")
+    parts += filter(None, [waiting])
+    parts.append(f"![Cross entropy of each row, and weights over time]({picture('targets')})")
     for reference in (GRID, PLAIN):
         parts += evidence.markdown(overall_table(reports, reference))
     for name, report in reports.items():
@@ -587,10 +396,15 @@ STUDY = Study(
     description="Weights that follow a target: an evidence table.",
     problems=problems,
     rows=tuple(ROWS),
-    report_of=report_of,
+    rows_of=rows_of,
+    needed=needed,
+    base=(PLAIN, GRID, *FOLLOWING, *THEN_FIXED),
+    version_of=version_of,
+    load=load,
+    measure=measure,
+    about=about_problem,
     table_of=table_of,
     verdict_of=verdict_of,
-    overall=lambda reports: [],
     draw=draw,
     page=page,
 )

@@ -9,7 +9,7 @@ import ast
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = "softadapt_optax"
@@ -64,15 +64,15 @@ def imported_by(module: str) -> Iterator[str]:
             yield defined_in().get(node.attr, f"{LIBRARY}.{node.attr}")
 
 
-def closure(modules: Iterable[str]) -> list[str]:
-    """These modules and all in the repository that they import, sorted."""
+def closure(modules: Iterable[str], without: Collection[str] = ()) -> list[str]:
+    """These modules and all in the repository that they import, sorted, but some."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
         # A package's own file lists what it has, and does nothing.
         is_code = (file := file_of(module)) is not None and file.name != "__init__.py"
-        if is_code and module not in found:
+        if is_code and module not in found and module not in without:
             found.add(module)
             waiting += imported_by(module)
     return sorted(found)
@@ -90,7 +90,9 @@ def meaning_of(module: str) -> str:
     return ast.unparse(tree)
 
 
-def version_of(modules: Iterable[str], settings: object = None) -> str:
+def version_of(
+    modules: Iterable[str], settings: object = None, without: Collection[str] = ()
+) -> str:
     """Twelve hexadecimal digits, of what the modules rest on and of settings by their `repr`."""
-    parts = [f"{module} {meaning_of(module)}" for module in closure(modules)]
+    parts = [f"{module} {meaning_of(module)}" for module in closure(modules, without)]
     return hashlib.sha256("\n".join([*parts, repr(settings)]).encode()).hexdigest()[:12]
