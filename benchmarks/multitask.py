@@ -18,7 +18,10 @@ import scipy.optimize
 import sklearn.datasets
 
 import softadapt_optax as sa
+from benchmarks.functions import counted
+from benchmarks.images import alone_errors
 from benchmarks.problems import (
+    Grid,
     Make,
     Measured,
     OfSeeds,
@@ -26,8 +29,6 @@ from benchmarks.problems import (
     Setting,
     Solver,
     Task,
-    alone_errors,
-    counted,
     keys_of,
     solver_of,
     stacked,
@@ -178,7 +179,7 @@ def load_diabetes(problem: Problem, progress: rich.progress.Progress) -> Solver:
         errors = np.asarray(errors_of_all(params, test))
         return Measured(100 * digits.skill_lost(errors, references).mean(axis=-1))
 
-    return solver_of(task._replace(judge=judge), problem.budget)
+    return solver_of(task._replace(judge=judge))
 
 
 # The two losses on which CAGrad and Nash-MTL were shown, whose Pareto front is known.
@@ -291,7 +292,7 @@ def load_toy(problem: Problem, progress: rich.progress.Progress) -> Solver:
     starts, front = jnp.asarray(STARTS[: problem.num_seeds]), toy_front()
 
     def measure(
-        make: Make, configs: np.ndarray, cost: int, advance: Callable[[float], None]
+        make: Make, configs: np.ndarray, stops: list[int], advance: Callable[[float], None]
     ) -> list[Measured]:
         def steps(config: jax.Array, start: jax.Array) -> jax.Array:
             losses = jnp.stack([*toy_losses(start, SCALE).values()])
@@ -303,7 +304,7 @@ def load_toy(problem: Problem, progress: rich.progress.Progress) -> Solver:
         over_all = jax.jit(jax.vmap(over_starts, in_axes=(0, None)))
         found = np.asarray(over_all(jnp.asarray(configs), starts))
         advance(1.0)
-        return [counted(found, each, problem.budget) for each in dict.fromkeys((cost, 1))]
+        return [counted(found, problem.budget / stop, problem.budget) for stop in stops]
 
     return Solver(measure)
 
@@ -313,8 +314,6 @@ def load_toy(problem: Problem, progress: rich.progress.Progress) -> Solver:
 
 def problems(quick: bool) -> list[Problem]:
     """Quick ones show that all works and support no verdict."""
-    from benchmarks.problems import Grid
-
     return [
         Problem(
             name="Diabetes, raw units",

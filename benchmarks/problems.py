@@ -161,7 +161,7 @@ class Task(NamedTuple):
     traces_fn: Callable[[Any, Any, Any], Any] | None = None
 
 
-TRACES_EVERY = 100  # steps; those between get zeros, which `ntk_weights` with this period ignores
+TRACES_EVERY = 100  # steps, as `ntk_weights` with this period looks at them; others get zeros
 
 
 def first_batch(of_seed: OfSeeds) -> Any:
@@ -187,7 +187,7 @@ def train_step(
     if task.traces_fn is not None:
         zeros = jnp.zeros(len(jax.tree.leaves(task.losses_fn(params, of_seed.data, batch))))
         more["ntk_traces"] = jax.lax.cond(
-            index % TRACES_EVERY == 0,
+            (index == 0) | ((index + 1) % TRACES_EVERY == 0),
             lambda: jnp.stack(jax.tree.leaves(task.traces_fn(params, of_seed.data, batch))),
             lambda: zeros,
         )

@@ -134,7 +134,7 @@ def test_diabetes_is_measured_for_all_configurations_and_seeds():
     solver = multitask.load_diabetes(small(), EMPTY)
     configs = np.asarray([(rate, 1.0, 0.1, 100.0) for rate in (0.0, 1e-3, 3e-2)])
     weighted = lambda setting: sa.fixed_weights(setting.weights)
-    early, late = solver.measure(weighted, configs, 3, lambda share: None)
+    early, late = solver.measure(weighted, configs, [4, 12], lambda share: None)
     assert early.metric.shape == late.metric.shape == (3, 2)
     assert np.isfinite([early.metric, late.metric]).all()
     np.testing.assert_allclose(early.metric[0], late.metric[0])  # without a step
@@ -146,7 +146,7 @@ def test_equal_weights_lose_the_task_of_small_unit_and_priors_find_it():
     solver = multitask.load_diabetes(small(num_seeds=8, budget=1600), EMPTY)
     configs = np.asarray([(3e-2, 1.0, 1.0, 1.0)])
     plain, prior = (
-        solver.measure(make, configs, 1, lambda share: None)[0].metric.mean()
+        solver.measure(make, configs, [1600], lambda share: None)[0].metric.mean()
         for make in (PLAIN, lambda setting: sa.prior_loss(setting.prior_losses))
     )
     assert plain > 20
@@ -238,7 +238,8 @@ def test_the_distance_is_zero_on_the_front(x64):
 def test_the_toy_is_measured_for_all_configurations_and_starts(x64):
     solver = multitask.load_toy(small(num_seeds=6, budget=300), EMPTY)
     configs = np.asarray([(rate, 1.0, weight) for rate in (1e-3, 0.3) for weight in (0.1, 1.0)])
-    found = solver.measure(lambda s: sa.fixed_weights(s.weights), configs, 2, lambda share: None)
+    weighted = lambda setting: sa.fixed_weights(setting.weights)
+    found = solver.measure(weighted, configs, [150, 300], lambda share: None)
     assert [each.metric.shape for each in found] == [(4, 6)] * 2
     assert [each.beside.shape for each in found] == [(4, 6)] * 2
     twice, once = (each.metric for each in found)
@@ -253,7 +254,7 @@ def test_what_is_not_finite_does_not_arrive(x64):
     (found,) = solver.measure(
         lambda s: optax.chain(PLAIN(s), optax.scale(jnp.nan)),
         np.asarray([(0.3, 1.0, 1.0)]),
-        1,
+        [50],
         lambda share: None,
     )
     np.testing.assert_array_equal(found.metric, [[50, 50]])
