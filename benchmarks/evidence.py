@@ -375,14 +375,18 @@ def draw_ranks(reports: Reports) -> matplotlib.figure.Figure:
 
 
 def draw(reports: Reports) -> dict[str, matplotlib.figure.Figure]:
-    if not reports:
-        return {}
     found = corrected(reports)
-    pictures = {"evidence": draw_ranks(found)}
-    for suite in SUITES:
-        if of_suite(suite, found):
-            pictures[picture_of(suite)] = draw_suite(of_suite(suite, found))
-    return pictures
+    suites = {picture_of(suite): of_suite(suite, found) for suite in SUITES}
+    return {
+        name: draw_suite(suites[name]) if name in suites else draw_ranks(found)
+        for name in draw_names(reports)
+    }
+
+
+def draw_names(reports: Reports) -> list[str]:
+    """Of the pictures: all ranks, and one for each suite that has a problem."""
+    suites = [picture_of(suite) for suite in SUITES if of_suite(suite, reports)]
+    return ["evidence", *suites] if suites else []
 
 
 def picture_of(suite: str) -> str:

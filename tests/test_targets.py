@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import rich.console
 
 import softadapt_optax as sa
-from benchmarks import evidence, methods, study, target_problems, targets
-from examples.paper import common
+from benchmarks import methods, study, target_problems, target_rows, targets
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS = target_problems.problems(quick=False)
@@ -114,9 +112,9 @@ def one_run(task, config, seed, make, follows_target):
     return params, sa.loss_weights(opt_state)
 
 
-@pytest.mark.parametrize("name", [targets.GRID, "hypergradient"])
+@pytest.mark.parametrize("name", [target_rows.GRID, "hypergradient"])
 def test_all_that_trains_side_by_side_is_what_trains_alone(name):
-    task, row = loaded(PROBLEMS["Auxiliary tasks"]), targets.ROWS[name]
+    task, row = loaded(PROBLEMS["Auxiliary tasks"]), target_rows.ROWS[name]
     weights = np.asarray([[1.0, 1.0, 1.0, 1.0], [3.1, 0.3, 0.5, 0.1]])
     configs = np.asarray(
         [[[r, *w], [2 * r, *w]] for r, w in zip((1e-3, 3e-3), weights, strict=True)]
@@ -148,7 +146,7 @@ def test_a_model_is_judged_by_all_digits_of_its_seed():
 
 def test_a_configuration_is_chosen_on_validation_digits_of_the_same_seed():
     validation = np.asarray([[1.0, np.nan, 3.0], [2.0, 2.0, 2.0], [np.inf, 11.0, 1.0]])
-    assert targets.choose(validation).tolist() == [0, 1, 2]
+    assert target_rows.choose(validation).tolist() == [0, 1, 2]
 
 
 def small_problem():
@@ -162,9 +160,9 @@ def test_the_choice_never_looks_at_test_digits():
     labels = jnp.asarray(rng.integers(10, size=task.test.labels.shape))
     images = jnp.asarray(rng.normal(size=task.test.images.shape), jnp.float32)
     other = task._replace(test=target_problems.Digits(images, labels))
-    configs = targets.configurations(targets.GRID, problem, {})
+    configs = target_rows.configurations(target_rows.GRID, problem, {})
     first, second = (
-        targets.run_row(targets.GRID, problem, each, configs, lambda share: None)
+        target_rows.run_row(target_rows.GRID, problem, each, configs, lambda share: None)
         for each in (task, other)
     )
     for name in ("learning rates", "weights", "validation"):
@@ -175,53 +173,55 @@ def test_the_choice_never_looks_at_test_digits():
 def test_a_row_is_judged_at_the_rate_that_validation_digits_choose():
     validation = np.asarray([[1.0, 5.0], [2.0, 4.0], [3.0, 9.0], [0.5, 8.0]])
     test = np.asarray([[7.0, 1.0], [2.0, 6.0], [3.0, 4.0], [8.0, 5.0]])
-    assert targets.by_rate(validation, test, 2) == [(7.0 + 6.0) / 2, (8.0 + 5.0) / 2]
+    assert target_rows.by_rate(validation, test, 2) == [(7.0 + 6.0) / 2, (8.0 + 5.0) / 2]
 
 
 def test_configurations_of_the_searches():
     problem = small_problem()
-    grid = targets.configurations(targets.GRID, problem, {})
+    grid = target_rows.configurations(target_rows.GRID, problem, {})
     problem = problem._replace(ratios=PROBLEMS["Few labels"].ratios)
-    drawn = targets.configurations(targets.RANDOM, problem, {})
+    drawn = target_rows.configurations(target_rows.RANDOM, problem, {})
     assert grid.shape == (4 * 2, 2, 4)
-    assert drawn.shape == (targets.drawn_runs() * 2, 2, 4)
+    assert drawn.shape == (target_rows.drawn_runs() * 2, 2, 4)
     assert not np.allclose(drawn[:, 0], drawn[:, 1])  # each seed has draws of its own
     assert set(grid[:4, :, 0].ravel()) == {problem.rates[0]}
     last = np.asarray([[2.0, 0.5, 0.5], [1.0, 1.5, 0.5]])
-    then, before = next(iter(targets.THEN_FIXED.items()))
-    found = targets.configurations(then, problem, {before: {"weights": last}})
+    then, before = next(iter(target_rows.THEN_FIXED.items()))
+    found = target_rows.configurations(then, problem, {before: {"weights": last}})
     np.testing.assert_array_equal(found[:, :, 1:], np.stack([last] * 2))
 
 
 def test_a_ratio_at_the_upper_end_of_its_grid_is_seen():
     problem = PROBLEMS["Few labels"]
     ratios = np.asarray([[1.0, 0.0, 0.0], [1.0, 1.0, 0.1], [1.0, 0.1, 10.0], [1.0, 0.01, 1.0]])
-    assert targets.at_an_end(problem, ratios) == 2
+    assert target_rows.at_an_end(problem, ratios) == 2
 
 
 # Costs.
 
 
 def test_evaluations_are_as_stated():
-    rows = targets.ROWS
-    assert targets.evaluations_of(rows[targets.PLAIN], 4) == 1
-    assert targets.evaluations_of(rows["softadapt"], 4) == 1
-    assert targets.evaluations_of(rows["mgda"], 4) == 4
-    assert targets.evaluations_of(rows["hypergradient"], 4) == pytest.approx(1 + 1 + 1 / 3)
-    found = targets.evaluations_of(rows["hypergradient, every=10"], 4)
+    rows = target_rows.ROWS
+    assert target_rows.evaluations_of(rows[target_rows.PLAIN], 4) == 1
+    assert target_rows.evaluations_of(rows["softadapt"], 4) == 1
+    assert target_rows.evaluations_of(rows["mgda"], 4) == 4
+    assert target_rows.evaluations_of(rows["hypergradient"], 4) == pytest.approx(1 + 1 + 1 / 3)
+    found = target_rows.evaluations_of(rows["hypergradient, every=10"], 4)
     assert found == pytest.approx(1 + (4 / 3 + 1 / 3) / 10)
-    assert targets.drawn_runs() == 2
+    assert target_rows.drawn_runs() == 2
     problem = PROBLEMS["Few labels"]
-    assert targets.runs_of(targets.GRID, problem) == len(target_problems.points_of(problem.ratios))
+    assert target_rows.runs_of(target_rows.GRID, problem) == len(
+        target_problems.points_of(problem.ratios)
+    )
 
 
 def test_the_cost_of_a_row_is_that_of_its_runs_and_of_those_before():
     of_run = {"runs": 1, "evaluations": 1.0, "flops": 1.1}
-    assert targets.in_all(of_run, 36, None) == pytest.approx(
+    assert target_rows.in_all(of_run, 36, None) == pytest.approx(
         {"runs": 36, "evaluations": 36, "flops": 39.6}
     )
     before = {"runs": 1, "evaluations": 2.5, "flops": 2.4, "mean": 0.3}
-    assert targets.in_all(of_run, 1, before) == pytest.approx(
+    assert target_rows.in_all(of_run, 1, before) == pytest.approx(
         {"runs": 2, "evaluations": 3.5, "flops": 3.5}
     )
 
@@ -229,12 +229,12 @@ def test_the_cost_of_a_row_is_that_of_its_runs_and_of_those_before():
 @EACH
 def test_the_flops_of_a_step_are_about_those_of_theory(problem):
     """In fused kernels of small layers a target counts some tenths more than in theory."""
-    task, rows = loaded(problem), targets.ROWS
+    task, rows = loaded(problem), target_rows.ROWS
     plain = target_problems.plain_flops_of(task)
-    weighted = target_problems.flops_of(task, rows[targets.PLAIN].make)
+    weighted = target_problems.flops_of(task, rows[target_rows.PLAIN].make)
     assert weighted == pytest.approx(plain, rel=0.05)
     every, sparse = (
-        targets.flop_ratio(rows[name], task, plain, weighted)
+        target_rows.flop_ratio(rows[name], task, plain, weighted)
         for name in ("hypergradient", "hypergradient, every=10")
     )
     assert 1.7 < every < 2.7
@@ -245,8 +245,8 @@ def test_the_flops_of_a_step_are_about_those_of_theory(problem):
 
 
 def test_every_method_of_the_library_has_a_row():
-    rows = {name.split(",")[0] for name in (*targets.METHODS, *targets.FOLLOWING)}
-    assert rows == set(methods.ALL) - set(evidence.LEFT_OUT) | {"hypergradient"}
+    rows = {name.split(",")[0] for name in (*target_rows.METHODS, *target_rows.FOLLOWING)}
+    assert rows == set(methods.ALL) - {"fixed_weights", "causal_weights", "ntk_weights"}
 
 
 def row(values, cost, **more):
@@ -258,13 +258,13 @@ def row(values, cost, **more):
 def report(follows, sparse, then):
     """Of a grid search that reaches 1, 2 and 3, and rows that have their values beside it."""
     rows = {
-        targets.PLAIN: row([4.0, 5.0, 6.0], 1.0),
-        targets.GRID: row([1.0, 2.0, 3.0], 36.0),
+        target_rows.PLAIN: row([4.0, 5.0, 6.0], 1.0),
+        target_rows.GRID: row([1.0, 2.0, 3.0], 36.0),
     }
-    for name, following in targets.FOLLOWING.items():
+    for name, following in target_rows.FOLLOWING.items():
         rows[name] = row(follows, 2.4) if following.every == 1 else row(sparse, 1.2)
-    rows |= {name: row(then, 3.4) for name in targets.THEN_FIXED}
-    return {"rows": targets.with_comparisons(rows)}
+    rows |= {name: row(then, 3.4) for name in target_rows.THEN_FIXED}
+    return targets.compared({"rows": rows})
 
 
 def test_a_verdict_follows_from_interval_and_cost():
@@ -289,47 +289,14 @@ def test_a_verdict_says_why():
     assert "does not find" in targets.verdict_of(report(tied, worse, worse))
 
 
-# The command.
-
-
-def test_only_the_rows_that_are_named_are_measured_again(tmp_path):
-    """And those that are missing; each row keeps the day on which it was measured."""
-    measured = []
-
-    def report_of(problem, quick, progress, kept):
-        new = {name: {"values": [1.0]} for name in ("first", "second", "third")}
-        measured.append([name for name in new if name not in kept])
-        machine = {"date": f"2026-01-0{len(measured)}"}
-        return {"machine": machine, "quick": quick, "rows": new | kept}
-
-    fake = targets.STUDY._replace(
-        problems=lambda quick: {"one": None},
-        report_of=report_of,
-        table_of=lambda name, report: common.Table(name, ("row",), [("first",)]),
-        verdict_of=lambda report: "",
-    )
-    file, console = tmp_path / "figures.json", rich.console.Console(quiet=True)
-
-    def measure(rows):
-        return study.measure(fake, ["one"], rows, False, file, console)["one"]
-
-    assert study.dates_of(measure(None)) == "2026-01-01"
-    assert study.dates_of(measure(["second"])) == "2026-01-01 to 2026-01-02"
-    stored = json.loads(file.read_text())
-    del stored["one"]["rows"]["third"]
-    file.write_text(json.dumps(stored))
-    assert study.dates_of(measure(["first"])) == "2026-01-02 to 2026-01-03"
-    measure(None)
-    names = ["first", "second", "third"]
-    assert measured == [names, ["second"], ["first", "third"], names]
-
-
 COMMITTED = study.read(targets.STUDY.json_file)
 
 
 def test_the_page_is_what_was_measured():
-    assert targets.STUDY.page_file.read_text() == targets.page(COMMITTED, "images/targets.png")
-    assert targets.STUDY.picture_file.exists()
+    assert targets.STUDY.page_file.read_text() == targets.page(
+        COMMITTED, study.picture_path("images/")
+    )
+    assert (targets.STUDY.page_file.parent / "images" / "targets.png").exists()
 
 
 def test_what_was_measured_is_complete():
@@ -337,7 +304,7 @@ def test_what_was_measured_is_complete():
     for name, found in COMMITTED.items():
         assert not found["quick"], name
         assert found["seeds"] >= 8, name
-        missing = set(study.shown(targets.ROWS, *COMMITTED.values())) - set(found["rows"])
+        missing = set(study.shown(target_rows.ROWS, *COMMITTED.values())) - set(found["rows"])
         assert missing <= {"prior_loss"}, name
         for figures in found["rows"].values():
             assert len(figures["values"]) == found["seeds"]
@@ -348,11 +315,11 @@ def test_what_the_readme_says_was_measured():
     """Of all problems but one the first loss is the main one."""
     untold, told, runs = [], [], []
     for name, found in COMMITTED.items():
-        rows = found["rows"]
+        rows = targets.compared(found)["rows"]
         untold.append(rows["hypergradient, every=10"])
         has_main = name != "Wrong labels"
         told.append(rows["hypergradient, main loss first, every=10"] if has_main else untold[-1])
-        runs.append(rows[targets.GRID]["runs"])
+        runs.append(rows[target_rows.GRID]["runs"])
     assert all(map(targets.is_as_good, told))
     assert len(told) == 4
     assert sum(map(targets.is_as_good, untold)) == 1
@@ -371,7 +338,7 @@ def test_a_quick_run(tmp_path):
     reports = study.read(out / "targets.json")
     assert list(reports) == list(PROBLEMS)
     text = (out / "targets.md").read_text()
-    assert text == targets.page(reports, "targets.png")
+    assert text == targets.page(reports, study.picture_path(""))
     assert "supports no verdict" in text
     width, height = struct.unpack(">II", (out / "targets.png").read_bytes()[16:24])
     assert min(width, height) > 600
