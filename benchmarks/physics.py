@@ -35,7 +35,8 @@ class Equation(NamedTuple):
     units: tuple[int, ...]  # of the layers, the first has the features
     features: Callable[[jax.Array, jax.Array], list[jax.Array]]  # of coordinates [n]; each [n]
     draw: Callable[[np.random.Generator, int], Points]  # for so many steps
-    losses_of: Callable[[Field, Points, jax.Array | None], dict[str, jax.Array]]
+    # By loss, shape [n] or [m, n]; a loss is the sum of their squares over n.
+    misfits_of: Callable[[Field, Points, jax.Array | None], dict[str, jax.Array]]
     axes: tuple[np.ndarray, np.ndarray]  # coordinates of the grid on which errors are measured
     solution: Callable[[], np.ndarray]  # on that grid, float64
     start: float | None = None  # of the coefficient that is not known; its logarithm is trained
@@ -88,8 +89,11 @@ def bend(function: Callable[[jax.Array], jax.Array], at: jax.Array) -> tuple[jax
     return value, first, second
 
 
-def mean_square(values: jax.Array) -> jax.Array:
-    return jnp.mean(values**2)
+def losses_of(
+    equation: Equation, field: Field, points: Points, logarithm: jax.Array | None
+) -> dict[str, jax.Array]:
+    misfits = equation.misfits_of(field, points, logarithm)
+    return {loss: jnp.sum(each**2) / each.shape[-1] for loss, each in misfits.items()}
 
 
 def uniform(
@@ -135,12 +139,12 @@ def draw_burgers(rng: np.random.Generator, steps: int) -> Points:
     }
 
 
-def burgers_losses(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
+def burgers_misfits(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
     del logarithm
     return {
-        "boundary": mean_square(u(*points["boundary"].T)),
-        "initial": mean_square(initial_misfit(u, points["initial"])),
-        "residual": mean_square(burgers_residual(u, *points["residual"].T, pinn.VISCOSITY)),
+        "boundary": u(*points["boundary"].T),
+        "initial": initial_misfit(u, points["initial"]),
+        "residual": burgers_residual(u, *points["residual"].T, pinn.VISCOSITY),
     }
 
 
@@ -159,15 +163,15 @@ def draw_inverse(rng: np.random.Generator, steps: int) -> Points:
     }
 
 
-def inverse_losses(u: Field, points: Points, logarithm: jax.Array) -> dict[str, jax.Array]:
+def inverse_misfits(u: Field, points: Points, logarithm: jax.Array) -> dict[str, jax.Array]:
     initial, boundary = jnp.split(points["conditions"], 2)
     t, x, value = points["data"].T
     misfits = [initial_misfit(u, initial), u(*boundary.T)]
     residual = burgers_residual(u, *points["residual"].T, jnp.exp(logarithm))
     return {
-        "conditions": mean_square(jnp.concatenate(misfits)),
-        "data": mean_square(u(t, x) - value),
-        "residual": mean_square(residual),
+        "conditions": jnp.concatenate(misfits),
+        "data": u(t, x) - value,
+        "residual": residual,
     }
 
 
@@ -175,13 +179,13 @@ BURGERS = Equation(
     units=(2, 20, 20, 20, 1),
     features=lambda t, x: [2 * t - 1, x],
     draw=draw_burgers,
-    losses_of=burgers_losses,
+    misfits_of=burgers_misfits,
     axes=(pinn.TIMES, pinn.PLACES),
     solution=lambda: pinn.EXACT,
 )
 INVERSE = BURGERS._replace(
     draw=draw_inverse,
-    losses_of=inverse_losses,
+    misfits_of=inverse_misfits,
     solution=lambda: burgers_solution(
         *np.meshgrid(pinn.TIMES, pinn.PLACES, indexing="ij"), UNKNOWN
     ),
@@ -213,12 +217,12 @@ def draw_allen_cahn(rng: np.random.Generator, steps: int) -> Points:
     }
 
 
-def allen_cahn_losses(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
+def allen_cahn_misfits(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
     del logarithm
     t, x = points["initial"].T
     return {
-        "initial": mean_square(u(t, x) - x**2 * jnp.cos(jnp.pi * x)),
-        **{window: mean_square(allen_cahn_residual(u, *points[window].T)) for window in WINDOWS},
+        "initial": u(t, x) - x**2 * jnp.cos(jnp.pi * x),
+        **{window: allen_cahn_residual(u, *points[window].T) for window in WINDOWS},
     }
 
 
@@ -256,7 +260,7 @@ ALLEN_CAHN = Equation(
     units=(5, 20, 20, 20, 1),
     features=periodic,
     draw=draw_allen_cahn,
-    losses_of=allen_cahn_losses,
+    misfits_of=allen_cahn_misfits,
     axes=(TIMES, PLACES),
     solution=allen_cahn_solution,
 )
@@ -284,11 +288,11 @@ def draw_helmholtz(rng: np.random.Generator, steps: int) -> Points:
     }
 
 
-def helmholtz_losses(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
+def helmholtz_misfits(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
     del logarithm
     return {
-        "boundary": mean_square(u(*points["boundary"].T)),
-        "residual": mean_square(helmholtz_residual(u, *points["residual"].T)),
+        "boundary": u(*points["boundary"].T),
+        "residual": helmholtz_residual(u, *points["residual"].T),
     }
 
 
@@ -303,7 +307,7 @@ HELMHOLTZ = Equation(
     units=(2, 20, 20, 20, 1),
     features=lambda x, y: [x, y],
     draw=draw_helmholtz,
-    losses_of=helmholtz_losses,
+    misfits_of=helmholtz_misfits,
     axes=SQUARE,
     solution=lambda: on_grid(helmholtz_field, SQUARE),
 )
@@ -333,15 +337,15 @@ def draw_klein_gordon(rng: np.random.Generator, steps: int) -> Points:
     }
 
 
-def klein_gordon_losses(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
+def klein_gordon_misfits(u: Field, points: Points, logarithm: None = None) -> dict[str, jax.Array]:
     """The second is that of value and velocity."""
     del logarithm
     boundary, (t, x) = points["boundary"].T, points["initial"].T
     value, by_t = slope(lambda t: u(t, x), t)
     return {
-        "boundary": mean_square(u(*boundary) - klein_gordon_field(*boundary)),
-        "initial": mean_square(value - x) + mean_square(by_t),
-        "residual": mean_square(klein_gordon_residual(u, *points["residual"].T)),
+        "boundary": u(*boundary) - klein_gordon_field(*boundary),
+        "initial": jnp.stack([value - x, by_t]),
+        "residual": klein_gordon_residual(u, *points["residual"].T),
     }
 
 
@@ -350,7 +354,7 @@ KLEIN_GORDON = Equation(
     units=(2, 20, 20, 20, 1),
     features=lambda t, x: [2 * t - 1, 2 * x - 1],
     draw=draw_klein_gordon,
-    losses_of=klein_gordon_losses,
+    misfits_of=klein_gordon_misfits,
     axes=UNIT_SQUARE,
     solution=lambda: on_grid(klein_gordon_field, UNIT_SQUARE),
 )
@@ -383,9 +387,24 @@ def judge_of(equation: Equation) -> Callable[[Any], Measured]:
     return judge
 
 
-def task_of(equation: Equation, seeds: Sequence[int], steps: int, at_once: int) -> Task:
+def task_of(
+    equation: Equation, seeds: Sequence[int], steps: int, at_once: int, reference: int = 0
+) -> Task:
     def losses_fn(params: Params, data: None, points: Points) -> dict[str, jax.Array]:
-        return equation.losses_of(field_of(equation, params), points, params.logarithm)
+        return losses_of(equation, field_of(equation, params), points, params.logarithm)
+
+    def traces_fn(params: Params, data: None, points: Points) -> dict[str, jax.Array]:
+        """Of the kernel of each loss, over its number of points."""
+
+        def misfits(params: Params) -> dict[str, jax.Array]:
+            return equation.misfits_of(field_of(equation, params), points, params.logarithm)
+
+        numbers = {loss: each.shape[-1] for loss, each in jax.eval_shape(misfits, params).items()}
+        jacobians = jax.jacrev(misfits)(params)
+        return {
+            loss: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jacobians[loss])) / number
+            for loss, number in numbers.items()
+        }
 
     points = [equation.draw(np.random.default_rng(seed), steps) for seed in seeds]
     params = [init_params(equation, jax.random.key(seed)) for seed in seeds]
@@ -395,13 +414,16 @@ def task_of(equation: Equation, seeds: Sequence[int], steps: int, at_once: int) 
         OfSeeds(stacked(params), None, stacked(points)),
         judge_of(equation),
         at_once,
+        reference=reference,
+        traces_fn=traces_fn,
     )
 
 
 def load(equation: Equation, problem: Problem, progress: rich.progress.Progress) -> Solver:
     del progress
     seeds = range(FIRST_SEED, FIRST_SEED + problem.num_seeds)
-    task = task_of(equation, seeds, problem.budget, at_once=len(problem.rates))
+    reference = problem.losses.index(problem.main)
+    task = task_of(equation, seeds, problem.budget, len(problem.rates), reference)
     return solver_of(task)
 
 

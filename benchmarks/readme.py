@@ -128,28 +128,10 @@ def losses_alone_sentence(reports: Mapping[str, Any]) -> str:
     )
 
 
-def evidence_sentence(reports: Mapping[str, Any]) -> str:
-    """All methods against the search and against the plain sum."""
-
-    def number(verdict: str, name: str, reference: str) -> int:
-        found = (evidence.methods_that_are(verdict, reference, of) for of in reports.values())
-        return sum(name in methods for methods in found)
-
-    def against_plain(name: str) -> str:
-        better, worse = (number(verdict, name, evidence.PLAIN) for verdict in ("better", "worse"))
-        applies = sum(name in report["rows"] for report in reports.values())
-        return f"{name} {better}/{worse}" + (f" of {applies}" if applies < len(reports) else "")
-
-    rows = study.shown(evidence.METHODS, *reports.values())
-    methods = [name for name in rows if name not in (evidence.PLAIN, evidence.FIXED)]
-    beating = [name for name in methods if number("better", name, evidence.FIXED)]
-    tallies = "; ".join(map(against_plain, [evidence.FIXED, *methods]))
-    return (
-        "Fixed weights that were searched for are beaten by "
-        f"{', '.join(beating) or 'none of them'}; the search itself is not counted. Of "
-        f"{len(reports)} problems, better/worse than the plain sum, the others undecided: "
-        f"{tallies}."
-    )
+def evidence_list(reports: Mapping[str, Any]) -> str:
+    """For each suite whether anything beats the weights that were searched for."""
+    found = evidence.corrected(study.told(evidence.STUDY, reports))
+    return "\n".join(evidence.headline(found))
 
 
 def blocks() -> dict[str, str]:
@@ -165,7 +147,7 @@ def blocks() -> dict[str, str]:
         "on a GPU": gpu_sentence(on_gpu),
         "losses alone": losses_alone_sentence(speed),
         "against TorchJD": torchjd_sentence(speed),
-        "evidence": evidence_sentence(found),
+        "evidence": evidence_list(found),
     }
 
 
