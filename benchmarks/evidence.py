@@ -442,30 +442,38 @@ def wrapped(text: str) -> str:
 
 
 def headline(reports: Reports) -> list[str]:
-    """For each suite, whether anything beats the weights that were searched for."""
+    """For each suite of compared reports, whether anything beats the weights searched for."""
     parts = []
     for suite, title in SUITES.items():
         if not (found := of_suite(suite, reports)):
             continue
         beaten = {
-            name: [each for each in methods_that_are("better", FIXED, report) if each != PLAIN]
+            name: [
+                each + "*" * report["rows"][each][f"against {FIXED}"]["certain"]
+                for each in methods_that_are("better", FIXED, report)
+                if each != PLAIN
+            ]
             for name, report in found.items()
         }
-        ranks = list(ranks_of(found))
         better = "; ".join(f"{name}: {', '.join(by)}" for name, by in beaten.items() if by)
-        count = sum(bool(by) for by in beaten.values())
+        ranks = list(ranks_of(found))
+        places = {name: ordinal(ranks.index(name) + 1) for name in (FIXED, PLAIN, "rlw")}
         parts.append(
             wrapped(
-                f"**{title}**: fixed weights that were searched for are beaten on {count} of "
-                f"{len(found)} problems" + (f" ({better})" if better else "") + ". They have the "
-                f"mean rank {ranks.index(FIXED) + 1} of {len(ranks)}, the plain sum "
-                f"{ranks.index(PLAIN) + 1}, random weights (`rlw`) {ranks.index('rlw') + 1}; the "
-                f"best of the methods are {', '.join(f'`{n}`' for n in best_methods(ranks))}."
-                if FIXED in ranks and "rlw" in ranks
-                else f"**{title}**: beaten on {count} of {len(found)} problems."
+                f"**{title}**: fixed weights that were searched for are beaten on "
+                f"{sum(map(bool, beaten.values()))} of {len(found)} problems"
+                + (f" ({better})" if better else "")
+                + f". By mean rank they are {places[FIXED]} of {len(ranks)} rows, the plain sum "
+                f"{places[PLAIN]} and random weights (`rlw`) {places['rlw']}; the best methods are "
+                f"{', '.join(f'`{name}`' for name in best_methods(ranks))}."
             )
         )
     return ["\n".join(parts)] if parts else []
+
+
+def ordinal(number: int) -> str:
+    is_teen = number // 10 % 10 == 1
+    return f"{number}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
 def best_methods(ranks: Sequence[str], number: int = 3) -> list[str]:

@@ -252,10 +252,13 @@ def test_the_headline_says_whether_anything_beats_the_search():
         rlw=[9.0, 9, 9],
         dwa=[1.0] * 3,
     )
-    (text,) = evidence.headline({"Burgers": beaten})
+    (text,) = evidence.headline(evidence.corrected({"Burgers": beaten}))
     text = " ".join(text.split())
-    assert "are beaten on 1 of 1 problems (Burgers: dwa)" in text
-    assert "mean rank 2 of 4, the plain sum 3, random weights (`rlw`) 4" in text
+    assert "are beaten on 1 of 1 problems (Burgers: dwa*)" in text
+    assert "they are 2nd of 4 rows, the plain sum 3rd and random weights (`rlw`) 4th" in text
+    assert [evidence.ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 101, 111)] == [
+        *("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "101st", "111th")
+    ]
 
 
 COMMITTED = study.read(evidence.STUDY.json_file)
