@@ -17,6 +17,8 @@ from benchmarks import __main__ as main
 from benchmarks import alone, common, cost, every_method, growth, kernels, readme
 from benchmarks.models import LARGE, MODELS, transformer
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parents[1]
 REPORTS = json.loads((ROOT / "benchmarks" / "results" / "benchmarks.json").read_text())
 

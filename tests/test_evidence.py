@@ -14,6 +14,8 @@ import softadapt_optax as sa
 from benchmarks import evidence, evidence_rows, methods, problems, study, tuned
 from benchmarks.evidence_rows import FIXED, METHODS, PLAIN
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS = evidence.problems(quick=False)
 NAMES = tuple(PROBLEMS)

@@ -16,6 +16,8 @@ import softadapt_optax as sa
 from benchmarks import multitask
 from examples import weight_grid_search as digits
 
+pytestmark = pytest.mark.once
+
 PLAIN = lambda setting: sa.fixed_weights(jnp.ones(setting.num_losses))
 EMPTY = rich.progress.Progress(disable=True)
 

@@ -12,6 +12,8 @@ from benchmarks import physics
 from benchmarks.problems import train
 from examples import pinn_burgers as pinn
 
+pytestmark = pytest.mark.once
+
 EQUATIONS = {
     "Burgers": physics.BURGERS,
     "Allen-Cahn": physics.ALLEN_CAHN,

@@ -11,6 +11,8 @@ import scipy.special
 from benchmarks import functions, images, problems
 from benchmarks.evidence_rows import FIXED, METHODS
 
+pytestmark = pytest.mark.once
+
 GRID = problems.Grid((("b",), ("c",)), np.asarray([-1.0, 0.0, 1.0]))
 
 

@@ -6,6 +6,8 @@ import scipy.stats
 
 from benchmarks import statistics
 
+pytestmark = pytest.mark.once
+
 
 def test_the_bootstrap_interval_is_that_of_scipy():
     values = np.random.default_rng(1).gamma(2.0, size=12)

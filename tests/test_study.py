@@ -10,6 +10,8 @@ import rich.console
 from benchmarks import study, versions
 from examples.paper import common
 
+pytestmark = pytest.mark.once
+
 CONSOLE = rich.console.Console(quiet=True)
 
 

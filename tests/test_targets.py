@@ -15,6 +15,8 @@ import pytest
 import softadapt_optax as sa
 from benchmarks import methods, study, target_problems, target_rows, targets
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parents[1]
 PROBLEMS = target_problems.problems(quick=False)
 FEW_STEPS = 4
