@@ -1,7 +1,7 @@
 """Which method when: all methods on three suites of problems, with honest statistics.
 
     python -m benchmarks.evidence [--only PROBLEM ...] [--rows ROW ...] [--minutes 30] [--anew]
-                                  [--draw] [--out FOLDER] [--quick]
+                                  [--accept] [--draw] [--out FOLDER] [--quick]
 
 Every method of the library with its default arguments, some with arguments that papers give, the
 plain sum and the best fixed weights of a grid train on the problems of `functions.py`, `images.py`,

@@ -201,6 +201,16 @@ def measure(
     return read(json_file)
 
 
+def accept(study: Study, chosen: Sequence[str], quick: bool, json_file: pathlib.Path) -> None:
+    """Gives rows that are there the version of today's code, which has not altered them."""
+    problems, reports = study.problems(quick), read(json_file)
+    for name in (name for name in chosen if name in reports):
+        rows = reports[name]["rows"]
+        known = [row for row in study.rows_of(problems[name], quick) if row in rows]
+        new = {row: rows[row] | {"version": study.version_of(problems[name], row)} for row in known}
+        save(study, problems[name], new, quick, json_file)
+
+
 def named(names: Iterable[str]) -> dict[str, str]:
     """By what is typed for them."""
     return {name.lower().replace(", ", "-").replace(" ", "-"): name for name in names}
@@ -218,6 +228,12 @@ def run(study: Study) -> None:
         "--minutes", type=float, default=30.0, help="no row is begun after these (30)"
     )
     parser.add_argument("--anew", action="store_true", help="measure also what is there")
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="measure nothing: what is there counts as measured with today's code, which is to be "
+        "said only of changes that cannot have altered it",
+    )
     parser.add_argument("--draw", action="store_true", help="measure nothing: page and pictures")
     parser.add_argument("--out", type=pathlib.Path, help="folder (benchmarks/results)")
     parser.add_argument("--quick", action="store_true", help="two seeds, to see that it runs")
@@ -230,7 +246,10 @@ def run(study: Study) -> None:
             f"{json_file} holds figures of a {'full' if args.quick else 'quick'} run: give --out"
         )
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    chosen = [] if args.draw else [names[name] for name in args.only or names]
+    chosen = [names[name] for name in args.only or names]
+    if args.accept:
+        accept(study, chosen, args.quick, json_file)
+    chosen = [] if args.draw or args.accept else chosen
     only = None if args.rows is None else [rows[row] for row in args.rows]
     reports = measure(
         study, chosen, only, args.quick, json_file, console, anew=args.anew, minutes=args.minutes

@@ -1,7 +1,7 @@
 """Against a grid search: weights that follow a target, in one run, beside weights searched for.
 
     python -m benchmarks.targets [--only PROBLEM ...] [--rows ROW ...] [--minutes 30] [--anew]
-                                 [--draw] [--out FOLDER] [--quick]
+                                 [--accept] [--draw] [--out FOLDER] [--quick]
 
 The plain sum, a grid search, a random search, every method of the library and `hypergradient` train
 on the problems of `benchmarks/target_problems.py`, as many steps each. What it finds goes into

@@ -94,6 +94,16 @@ def test_rows_whose_code_has_changed_are_measured_again_and_those_that_need_them
     assert fake.run()[1] == ["two first", "two second", "two third"]
 
 
+def test_rows_can_be_accepted_where_code_has_changed_that_does_not_alter_them(fake):
+    before, _ = fake.run()
+    fake.version = dict.fromkeys(fake.version, "2")
+    study.accept(fake.study, ["one"], False, fake.file)
+    reports, measured = fake.run()
+    assert measured == ["two first", "two second", "two third"]
+    values = {row: found["values"] for row, found in reports["one"]["rows"].items()}
+    assert values == {row: found["values"] for row, found in before["one"]["rows"].items()}
+
+
 def test_problems_and_rows_that_are_named_alone_are_measured(fake):
     assert fake.run("two", rows=["first"])[1] == ["two first"]
     assert fake.run("two", rows=["first"])[1] == []
