@@ -1,5 +1,7 @@
 """The one transformation that applies a method of weighting."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Several losses and, on demand, their gradients."""
 
+from __future__ import annotations
+
 import functools
 import numbers
 from collections.abc import Callable, Sequence

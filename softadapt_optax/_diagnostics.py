@@ -1,5 +1,7 @@
 """What the state of an optimizer says about the losses."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The trace of the neural tangent kernel of a residual."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What is kept from step to step, and what a step adds to it."""
 
+from __future__ import annotations
+
 import functools
 import operator
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """The protocol of a method: what it sees of the losses, and the pair of functions that it is."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import importlib.resources
+import inspect
 import re
 import subprocess
 import sys
+
+import pytest
 
 import softadapt_optax as sa
 
@@ -31,3 +34,14 @@ def test_dependencies_are_few():
     requires = importlib.metadata.requires("softadapt-optax")
     core = {re.match(r"[\w-]+", line).group() for line in requires if "extra ==" not in line}
     assert core == {"jax", "optax", "numpy", "jaxtyping"}
+
+
+FUNCTIONS = [name for name in sa.__all__ if inspect.isfunction(getattr(sa, name))]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_help_has_types_by_their_names(name):
+    """Not the unions that they stand for, which fill half a screen."""
+    signature = str(inspect.signature(getattr(sa, name)))
+    for word in ("Union", "jaxlib", "collections.abc", "_src", "ForwardRef"):
+        assert word not in signature

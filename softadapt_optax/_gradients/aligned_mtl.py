@@ -1,5 +1,7 @@
 """Gradients whose principal components are made equally long."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Literal
 

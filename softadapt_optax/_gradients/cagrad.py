@@ -1,5 +1,7 @@
 """The direction near the mean gradient that is best for the loss it is worst for."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import optax

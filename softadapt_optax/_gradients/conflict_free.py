@@ -1,5 +1,7 @@
 """The direction that has the same angle with all gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Descent that is fair between the losses, by the measure of alpha-fairness."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import optax

@@ -1,5 +1,7 @@
 """Weights that level the gradient norms of the losses."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Each gradient turned towards those to which it is less alike than usual."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 

@@ -1,5 +1,7 @@
 """Weights that follow a target: a loss that the training losses are to lower."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

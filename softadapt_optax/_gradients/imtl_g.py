@@ -1,5 +1,7 @@
 """Weights with which the step goes equally far along each gradient."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Weights that bring the gradients to the size of that of a reference loss."""
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple

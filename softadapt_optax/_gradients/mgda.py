@@ -1,5 +1,7 @@
 """The point of smallest norm in the convex hull of the gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Literal
 

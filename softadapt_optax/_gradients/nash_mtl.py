@@ -1,5 +1,7 @@
 """The direction that a bargain between the losses ends at."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp

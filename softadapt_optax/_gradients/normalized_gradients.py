@@ -1,5 +1,7 @@
 """Weights that give each gradient the same norm."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 

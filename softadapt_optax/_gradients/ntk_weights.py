@@ -1,5 +1,7 @@
 """Weights from the traces of the losses' neural tangent kernels."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

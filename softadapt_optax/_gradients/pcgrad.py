@@ -1,5 +1,7 @@
 """Gradient surgery: each gradient projected off those it conflicts with."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 

@@ -1,5 +1,7 @@
 """Each gradient projected onto the cone of directions that nobody is against."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp

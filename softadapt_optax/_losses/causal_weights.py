@@ -1,5 +1,7 @@
 """Weights for losses in an order: each waits for those before it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Weights from the coefficient of variation of each loss."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

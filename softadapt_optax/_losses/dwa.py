@@ -1,5 +1,7 @@
 """Weights from how much each loss fell from one epoch to the next."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

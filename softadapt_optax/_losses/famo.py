@@ -1,5 +1,7 @@
 """Weights that let all losses fall at the same relative rate, learned from what a step did."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Constant weights, the baseline."""
 
+from __future__ import annotations
+
 import optax
 from jaxtyping import PyTree
 

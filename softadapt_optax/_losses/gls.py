@@ -1,5 +1,7 @@
 """Descent on the geometric mean of the losses."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

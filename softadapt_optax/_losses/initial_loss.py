@@ -1,5 +1,7 @@
 """Weights from the value of each loss at the start."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

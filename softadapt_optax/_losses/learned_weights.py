@@ -1,5 +1,7 @@
 """Weights that are learned themselves, kept from collapsing."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

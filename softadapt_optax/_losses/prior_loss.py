@@ -1,5 +1,7 @@
 """Weights from the loss that the best constant prediction has."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Literal
 

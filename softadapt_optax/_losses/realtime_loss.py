@@ -1,5 +1,7 @@
 """Weights from the current value of each loss."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

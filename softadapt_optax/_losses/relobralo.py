@@ -1,5 +1,7 @@
 """Weights from each loss over what it was, now and then over what it was at the start."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

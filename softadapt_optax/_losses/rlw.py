@@ -1,5 +1,7 @@
 """Random weights: what a method has to beat."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

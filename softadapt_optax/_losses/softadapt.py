@@ -1,5 +1,7 @@
 """SoftAdapt: weights from how fast each loss changes."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

@@ -1,5 +1,7 @@
 """Smooth Tchebycheff scalarization: descent on a smooth maximum of the losses."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Weights from learned uncertainties."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
