@@ -1,4 +1,4 @@
-"""Writes what the README has from the JSON of the benchmarks, a table and some sentences.
+"""Writes what the README has from the JSON of the benchmarks: table, sentences and picture.
 
     python -m benchmarks.readme
 
@@ -12,12 +12,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import cost, evidence, study
-from benchmarks.common import ONE_PASS, SOFTADAPT, VMAP, Table, markdown, measured_on, overhead_cell
-from benchmarks.models import MODELS, OTHERWISE
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+
+from benchmarks import cost, evidence, study, targets
+from benchmarks.common import VMAP, Table, markdown, measured_on, overhead_cell
+from benchmarks.target_rows import GRID, PLAIN, RANDOM
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "images" / "runs.png"
 NUM_LOSSES = 4
 
 
@@ -26,61 +31,37 @@ def steps_of(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Mapping[
     return {step: of[NUM_LOSSES] for step, of in found.items()}
 
 
-def cost_of_a_step(reports: Mapping[str, Any]) -> Table:
-    rows = reports["cost"]["figures"]
+def cost_of_a_step(reports: Mapping[str, Any], on_gpu: Mapping[str, Any]) -> Table:
+    """Of the small models; on a GPU of those that were measured there in the same form."""
+    rows, gpu_rows = (each["cost"]["figures"] for each in (reports, on_gpu))
     cells = []
     for kind in dict.fromkeys(row["kind"] for row in rows if "core" not in row["kind"]):
-        steps = steps_of(rows, kind)
+        steps, gpu_steps = steps_of(rows, kind), steps_of(gpu_rows, kind)
         ratios = {name: step["time_ratio"] for name, step in steps.items()}
         others = [ratios[name] for name in cost.LOSSES_ALONE if name != "softadapt"]
         cells.append(
             [
                 cost.name_of_kind(rows, kind),
-                f"{ratios['plain again']:.2f}",
-                f"{ratios['softadapt']:.2f}, {overhead_cell(steps['softadapt'])} us",
+                ratio_and_microseconds(steps["softadapt"]),
                 f"{min(others):.2f} to {max(others):.2f}",
-                f"{ratios[ONE_PASS]:.2f}",
+                f"{ratios['hypergradient, every=10']:.2f}",
                 f"{ratios['mgda']:.2f}",
                 f"{ratios['mgda, every=100']:.2f}",
                 f"{ratios[VMAP]:.2f}",
-                f"{ratios['hypergradient, every=10']:.2f}",
+                *(
+                    ratio_and_microseconds(gpu_steps[name]) if gpu_steps else "-"
+                    for name in ("softadapt", "mgda")
+                ),
             ]
         )
-    columns = ["model", "the sum again (noise)", "`softadapt`", "the six others on losses"]
-    columns += ["by hand: one pass", "`mgda`", "`mgda`, `every=100`", "by hand: `vmap`"]
-    columns += ["`hypergradient`, `every=10`"]
+    columns = ["model", "`softadapt`, CPU", "six others on losses, CPU"]
+    columns += ["`hypergradient`, `every=10`, CPU", "`mgda`, CPU", "`mgda`, `every=100`, CPU"]
+    columns += ["`vmap` and Gramian by hand, CPU", "`softadapt`, H100", "`mgda`, H100"]
     return Table("Time of a step over that on the summed loss", columns, cells)
 
 
-def gpu_sentence(reports: Mapping[str, Any]) -> str:
-    """What was timed on a GPU, of the small models in which all of it was."""
-    rows, page = reports["cost"]["figures"], "docs/benchmarks.md#on-a-gpu"
-    of_old = "version 0.1: softadapt"
-    names = [name for name in ("softadapt", of_old, SOFTADAPT) if name in {r["step"] for r in rows}]
-    overheads: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
-    for kind, make in (MODELS | OTHERWISE).items():
-        steps = steps_of(rows, kind)
-        for name in names if steps.keys() >= set(names) else ():
-            is_called = make(NUM_LOSSES).scan_steps == 1
-            overhead = steps[name]["overhead_microseconds"]
-            overheads[is_called].setdefault(name, []).append(overhead)
-
-    def sentence(name: str) -> str:
-        scanned, called = (
-            " to ".join(
-                dict.fromkeys(f"{end(overheads[is_called][name]):.0f}" for end in (min, max))
-            )
-            for is_called in (False, True)
-        )
-        return f"{scanned} microseconds a step in a scan and {called} a call"
-
-    earlier = f"version 0.1: {sentence(of_old)}; " if of_old in names else ""
-    return (
-        f"On an H100 the step of a small model takes with `softadapt` [{sentence('softadapt')}]"
-        f"({page}) longer than plain ({earlier}SoftAdapt by hand: {sentence(SOFTADAPT)}, with its "
-        "losses in one array, which saves some 9 a call), and steps of 2 milliseconds and more "
-        "1.02 to 1.03 times as long as plain."
-    )
+def ratio_and_microseconds(step: Mapping[str, Any]) -> str:
+    return f"{step['time_ratio']:.2f}, {overhead_cell(step)} us"
 
 
 def torchjd_sentence(reports: Mapping[str, Any]) -> str:
@@ -105,47 +86,67 @@ def torchjd_sentence(reports: Mapping[str, Any]) -> str:
     return text + (f", and higher for {exceptions}." if exceptions else ".")
 
 
-def losses_alone_sentence(reports: Mapping[str, Any]) -> str:
-    """The flops of all, and the time where two cores make a difference: many losses."""
-    rows = reports["cost"]["figures"]
-    flops = [row["flop_ratio"] for row in rows if row["step"] in cost.LOSSES_ALONE]
-    most = max(row["num_losses"] for row in rows)
-
-    def times(kind: str, names: Sequence[str]) -> str:
-        found = cost.by_number_of_losses(rows, kind)
-        ratios = [found[name][most]["time_ratio"] for name in names]
-        low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
-        return low if low == high else f"{low} to {high}"
-
-    two, one = "own_batches", "own_batches on one core"
-    return (
-        f"With 2 to {most} losses all of these methods take {min(flops):.3f} to {max(flops):.3f} "
-        f"times the flops of plain. With a batch for each of {most} losses they take "
-        f"{times(two, cost.LOSSES_ALONE)} times as long on two cores, where the pass by hand takes "
-        f"{times(two, [ONE_PASS])} (all forward passes have to end before the weights are "
-        f"known), and {times(one, cost.LOSSES_ALONE)} times on one core (by hand "
-        f"{times(one, [ONE_PASS])})."
-    )
-
-
 def evidence_list(reports: Mapping[str, Any]) -> str:
     """For each suite whether anything beats the weights that were searched for."""
     found = evidence.corrected(study.told(evidence.STUDY, reports))
     return "\n".join(evidence.headline(found))
 
 
+# The picture: what it costs to be how good.
+
+FOLLOWING = "hypergradient"
+SHOWN = {
+    PLAIN: ("plain sum", "D", "black"),
+    RANDOM: ("random search, 2 runs", "^", "0.45"),
+    GRID: ("grid search", "s", "#D55E00"),
+    FOLLOWING: ("hypergradient, every=10", "o", "#0072B2"),
+}
+
+
+def advised(problem: str) -> str:
+    """The row of `hypergradient` that is advised: where no loss is the main one it is not told."""
+    has_main = problem != "Wrong labels"
+    return f"hypergradient{', main loss first' if has_main else ''}, every=10"
+
+
+def draw(reports: Mapping[str, Any]) -> matplotlib.figure.Figure:
+    """For each problem the test loss of a few rows, over what they cost in runs."""
+    figure, axes = plt.subplots(1, len(reports), figsize=(11, 3.4), layout="constrained")
+    for ax, (problem, report) in zip(axes, reports.items(), strict=True):
+        for name, (label, marker, colour) in SHOWN.items():
+            row = report["rows"][advised(problem) if name == FOLLOWING else name]
+            runs = max(row["flops"], row["evaluations"])
+            ax.plot([runs, runs], row["interval"], color=colour, lw=2)
+            ax.plot(runs, row["mean"], marker, color=colour, ms=9, label=label)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlim(0.7, 130)
+        ax.set_title(problem)
+        ax.xaxis.set_major_locator(matplotlib.ticker.FixedLocator([1, 2, 10, 36, 64]))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(matplotlib.ticker.NullLocator())
+        ax.grid(color="0.92")
+        ax.set_axisbelow(True)
+    figure.supxlabel("cost, in plain training runs")
+    axes[0].set_ylabel("test cross entropy")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(SHOWN), frameon=False)
+    return figure
+
+
 def blocks() -> dict[str, str]:
     """By name, what stands between the comments."""
-    results = ROOT / "benchmarks" / "results"
     speed, on_gpu = (
-        json.loads((results / name).read_text()) for name in ("benchmarks.json", "gpu.json")
+        json.loads((study.RESULTS / name).read_text()) for name in ("benchmarks.json", "gpu.json")
     )
     found = study.read(evidence.STUDY.json_file)
+    machines = [measured_on(each["cost"]["machine"]) for each in (speed, on_gpu)]
     return {
-        "machine": measured_on(speed["cost"]["machine"]) + ".",
-        "cost": markdown(cost_of_a_step(speed)),
-        "on a GPU": gpu_sentence(on_gpu),
-        "losses alone": losses_alone_sentence(speed),
+        "machine": f"CPU: {machines[0]}. GPU: {machines[1]}.",
+        "cost": markdown(cost_of_a_step(speed, on_gpu)),
         "against TorchJD": torchjd_sentence(speed),
         "evidence": evidence_list(found),
     }
@@ -164,3 +165,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(filled(README.read_text()))
+    draw(study.read(targets.STUDY.json_file)).savefig(PICTURE, dpi=110)

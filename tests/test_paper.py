@@ -410,19 +410,6 @@ def test_the_overhead_is_reproduced_in_a_band(ratio, verdict):
     assert load("sparse_autoencoder").time_verdict(figures).verdict == verdict
 
 
-def test_the_readme_has_the_verdicts():
-    readme = (ROOT / "README.md").read_text()
-    found = {
-        f"| {row.claim} | {row.verdict} |"
-        for experiment in experiments()
-        for row in experiment.verdicts(committed(experiment)["figures"])
-    }
-    table = readme[readme.index("| claim | verdict |") :]
-    rows = re.match(r"(\|.*\n)+", table)[0].splitlines()[2:]
-    assert len(rows) >= 5
-    assert set(rows) <= found, "a stale row"
-
-
 # All of it, as a user runs it.
 
 
