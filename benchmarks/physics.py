@@ -442,7 +442,7 @@ def problems(quick: bool) -> list[Problem]:
         "main": "residual",
         "budget": 60 if quick else 3_000,
         "gradient_cost": 1,
-        "rates": np.asarray([3e-3, 1e-2] if quick else [3e-3, 1e-2, 3e-2, 1e-1]),
+        "rates": np.asarray([3e-3, 1e-2] if quick else [3e-3, 1e-2, 3e-2, 1e-1, 3e-1]),
         "num_seeds": 2 if quick else 8,
         "has_priors": False,
         "is_double": False,
