@@ -252,14 +252,14 @@ def solver_of(task: Task) -> Solver:
 
 # The time of a step.
 
-STEPS_IN_A_CALL, TURNS, CALLS_IN_A_TURN = 20, 15, 3
+STEPS_IN_A_CALL, TURNS = TRACES_EVERY, 15
 
 
 def time_ratio(task: Task, make: Make) -> float:
     """Of a step over one on the summed loss without the library, one model of the first seed.
 
     The median of the ratios of turns, in which the two programs run one after the other. They are
-    loops, so that what a call costs does not count.
+    loops, so that what a call costs does not count, over one period of methods that have one.
     """
     of_seed = jax.tree.map(lambda leaf: leaf[0], task.of_seeds)
     config = jnp.full(1 + of_losses(task, of_seed), 1e-3)
@@ -279,16 +279,16 @@ def time_ratio(task: Task, make: Make) -> float:
         return optax.apply_updates(params, updates), opt_state
 
     def call_of(step: Callable[..., Any], opt_state: Any) -> Callable[[], float]:
-        program = jax.jit(lambda carry: jax.lax.fori_loop(0, STEPS_IN_A_CALL, step, carry))
-        carry = of_seed.params, opt_state
+        program = jax.jit(
+            lambda carry, first: jax.lax.fori_loop(first, first + STEPS_IN_A_CALL, step, carry)
+        )
+        carry = program((of_seed.params, opt_state), 0)
 
         def call() -> float:
             start = time.perf_counter()
-            for _ in range(CALLS_IN_A_TURN):
-                jax.block_until_ready(program(carry))
+            jax.block_until_ready(program(carry, STEPS_IN_A_CALL))
             return time.perf_counter() - start
 
-        call()  # compiles
         return call
 
     calls = (
