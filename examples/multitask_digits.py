@@ -11,11 +11,16 @@ A small convolutional trunk and a head for each of three tasks, learned from the
   table has its root, in pixels of full ink.
 
 The loop is an ordinary NNX loop, with `Optimizer` and `value_and_component_grads` of
-`softadapt_optax.flax`. Five weightings train from the same initialisation on the same batches:
-equal weights; SoftAdapt and uncertainty weights, which look at the losses; PCGrad and MGDA, which
-look at the gradients of the trunk, marked by `shared`, and leave the heads to the plain sum. The
-optimizer is Adam, to which the scale of the weights does not matter: they are shown in shares of
-their sum, as they stand at the end of each epoch.
+`softadapt_optax.flax`. Six weightings train from the same initialisation on the same batches:
+equal weights; SoftAdapt, without and with units, and uncertainty weights, which look at the losses;
+PCGrad and MGDA, which look at the gradients of the trunk, marked by `shared`, and leave the heads
+to the plain sum. The optimizer is Adam, to which the scale of the weights does not matter: they are
+shown in shares of their sum, as they stand at the end of each epoch.
+
+A cross entropy of ten classes starts near 2.3, one of two near 0.7 and the squared error near 1, so
+that weights by the size of the losses favour the classes for their unit alone. With `units`
+SoftAdapt sees each loss over that of the best constant prediction, and its weights are divided by
+it.
 
 At the end of each epoch `sa.diagnostics` reads what the optimizer's state knows of the last batch:
 weights, losses and, for PCGrad and MGDA, the norms of the gradients and the cosines between them.
@@ -25,6 +30,7 @@ It prints a table and saves a picture. The data, 5000 MNIST digits, ship inside 
 """
 
 import argparse
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,7 +51,11 @@ import softadapt_optax as sa
 from softadapt_optax.flax import Optimizer, value_and_component_grads
 
 TASKS = ("class", "parity", "mass")
-PAIRS = {"class/parity": "C3", "class/mass": "C0", "mass/parity": "C1"}  # with their colours
+PAIRS = {
+    "class/parity": "black",
+    "class/mass": "#0072B2",
+    "mass/parity": "#E69F00",
+}  # with their colours
 BATCH = 100
 NUM_TRAINING = 4000  # the other 1000 are for the test
 
@@ -55,9 +65,12 @@ def is_trunk(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "trunk", params)
 
 
+# The losses of the best constant prediction: all classes alike, odd as often as even, the mean.
+UNITS = {"class": math.log(10), "parity": math.log(2), "mass": 1.0}
 WEIGHTINGS = {
     "equal": sa.fixed_weights(dict.fromkeys(TASKS, 1.0)),
     "SoftAdapt": sa.softadapt(num_losses=3, loss_weighted=True),
+    "SoftAdapt, units": sa.softadapt(num_losses=3, loss_weighted=True, units=UNITS),
     "uncertainty": sa.uncertainty(num_losses=3),
     "PCGrad": sa.pcgrad(num_losses=3, shared=is_trunk),
     "MGDA": sa.mgda(num_losses=3, shared=is_trunk),
@@ -65,6 +78,7 @@ WEIGHTINGS = {
 LINES = {
     "equal": ("black", "x--"),
     "SoftAdapt": ("#0072B2", "o-"),
+    "SoftAdapt, units": ("#56B4E9", "v--"),
     "uncertainty": ("#E69F00", "s-"),
     "PCGrad": ("#009E73", "^-"),
     "MGDA": ("#CC79A7", "d-"),
@@ -287,7 +301,7 @@ def draw_gradients(curves: dict[str, Curves], axes: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Three tasks on one Flax NNX model, trained with five weightings."
+        description="Three tasks on one Flax NNX model, trained with six weightings."
     )
     parser.add_argument("--epochs", type=int, help="passes over the 4000 training digits (20)")
     parser.add_argument("--seed", type=int, default=0, help="of split, order and model (0)")

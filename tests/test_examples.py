@@ -25,8 +25,10 @@ def test_sparse_autoencoder(tmp_path):
     picture = tmp_path / "new folder" / "picture.png"
     output = run("examples/sparse_autoencoder.py", "--epochs", 2, "--seed", 1, "--out", picture)
     assert "SoftAdapt" in output
+    assert "hypergradient" in output
     assert "lambda = 0.0001" in output
     assert "equal" in output
+    assert "Better with noise than hypergradient" in output
     width, height = struct.unpack(">II", picture.read_bytes()[16:24])
     assert width > 800
     assert height > 600
@@ -118,7 +120,7 @@ def test_multitask_digits(tmp_path):
     script = "examples/multitask_digits.py"
     options = ("--quick", "--seed", 1, "--out", picture, "--logdir", tmp_path / "logs")
     output = run("-W", "error:::__main__", script, *options)
-    for name in ("equal", "SoftAdapt", "uncertainty", "PCGrad", "MGDA"):
+    for name in ("equal", "SoftAdapt", "SoftAdapt, units", "uncertainty", "PCGrad", "MGDA"):
         assert name in output
         (log,) = (tmp_path / "logs" / name).iterdir()
         assert (b"cosines/class/parity" in log.read_bytes()) == (name in ("PCGrad", "MGDA"))
