@@ -42,8 +42,8 @@ class Setting(NamedTuple):
         return [1.0] * self.num_losses
 
     @property
-    def first_at_100(self) -> list[float]:
-        return [100.0, *self.ones[1:]]
+    def first_at_100(self) -> jax.Array:
+        return jnp.ones(self.num_losses).at[0].set(100.0)
 
 
 Make = Callable[[Setting], optax.GradientTransformationExtraArgs]  # a weighting
