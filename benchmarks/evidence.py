@@ -476,6 +476,59 @@ def ordinal(number: int) -> str:
     return f"{number}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
+# What follows from it: for each suite a kind of problem, a row, and the honest alternative.
+ADVICE = {
+    "physics": (
+        "A physics-informed network",
+        "normalized_gradients",
+        "Where some dozens of runs can be paid for, search through fixed weights: on most of these "
+        "problems they are better still.",
+    ),
+    "multi-task": (
+        "Several tasks or penalties",
+        PLAIN,
+        "Where losses are in different units give these (`prior_loss`, or `units`), and where one "
+        "is the main one search, or follow it with `hypergradient`.",
+    ),
+    "functions": (
+        "Few parameters and exact gradients",
+        "fairgrad",
+        "With noisy gradients it is another matter, as the tasks show.",
+    ),
+}
+
+
+def advice(reports: Reports) -> str:
+    """Of compared reports: a default for each kind of problem, in Markdown."""
+    parts = []
+    for suite, (kind, row, alternative) in ADVICE.items():
+        if found := of_suite(suite, reports):
+            reason = reason_to_sum(found) if row == PLAIN else reason_for(row, found)
+            parts.append(wrapped(f"**{kind}**: {reason} {alternative}"))
+    return "\n".join(parts)
+
+
+def reason_to_sum(reports: Reports) -> str:
+    ranks = list(ranks_of(reports))
+    plain, random = (ordinal(ranks.index(name) + 1) for name in (PLAIN, "rlw"))
+    return (
+        f"sum them and tune the learning rate, which is {plain} of {len(ranks)} rows by mean rank; "
+        f"random weights (`rlw`) are {random}."
+    )
+
+
+def reason_for(method: str, reports: Reports) -> str:
+    def on(verdict: str, reference: str) -> int:
+        found = (methods_that_are(verdict, reference, report) for report in reports.values())
+        return sum(method in methods for methods in found)
+
+    return (
+        f"`{method}`, ahead of the plain sum on {on('better', PLAIN)} of {len(reports)} problems "
+        f"and behind on {on('worse', PLAIN)}, ahead of searched weights on {on('better', FIXED)} "
+        f"and behind on {on('worse', FIXED)}."
+    )
+
+
 def best_methods(ranks: Sequence[str], number: int = 3) -> list[str]:
     return [name for name in ranks if name not in REFERENCES][:number]
 

@@ -3,7 +3,8 @@
     python -m benchmarks.method_pages
 
 On a page it stands between two comments, `<!-- evidence: pcgrad -->`, say, with the names of one or
-more rows, and `<!-- end -->`. A test compares the pages with the JSON.
+more rows, and `<!-- end -->`; `<!-- defaults -->` heads the advice for each kind of problem. A test
+compares the pages with the JSON.
 """
 
 import pathlib
@@ -16,6 +17,7 @@ from benchmarks.study import Reports
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
 BLOCK = re.compile(r"(<!-- evidence: (.*?) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+DEFAULTS = re.compile(r"(<!-- defaults -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
 def problems_where(verdict: str, row: str, reference: str, reports: Reports) -> list[str]:
@@ -57,6 +59,7 @@ def filled(text: str, reports: Reports) -> str:
             raise ValueError(f"Rows should be those of the evidence, got {sorted(unknown)}.")
         return match[1] + written(rows, reports) + match[3]
 
+    text = DEFAULTS.sub(lambda match: match[1] + evidence.advice(reports) + match[2], text)
     return BLOCK.sub(block, text)
 
 

@@ -86,12 +86,6 @@ def torchjd_sentence(reports: Mapping[str, Any]) -> str:
     return text + (f", and higher for {exceptions}." if exceptions else ".")
 
 
-def evidence_list(reports: Mapping[str, Any]) -> str:
-    """For each suite whether anything beats the weights that were searched for."""
-    found = evidence.corrected(study.told(evidence.STUDY, reports))
-    return "\n".join(evidence.headline(found))
-
-
 # The picture: what it costs to be how good.
 
 FOLLOWING = "hypergradient"
@@ -142,13 +136,14 @@ def blocks() -> dict[str, str]:
     speed, on_gpu = (
         json.loads((study.RESULTS / name).read_text()) for name in ("benchmarks.json", "gpu.json")
     )
-    found = study.read(evidence.STUDY.json_file)
+    found = evidence.corrected(study.told(evidence.STUDY, study.read(evidence.STUDY.json_file)))
     machines = [measured_on(each["cost"]["machine"]) for each in (speed, on_gpu)]
     return {
         "machine": f"CPU: {machines[0]}. GPU: {machines[1]}.",
         "cost": markdown(cost_of_a_step(speed, on_gpu)),
         "against TorchJD": torchjd_sentence(speed),
-        "evidence": evidence_list(found),
+        "evidence": "\n".join(evidence.headline(found)),
+        "defaults": evidence.advice(found),
     }
 
 

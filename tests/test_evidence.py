@@ -268,7 +268,40 @@ def test_the_headline_says_whether_anything_beats_the_search():
     ]
 
 
+def test_the_advice_counts_on_how_many_problems():
+    reports = {
+        name: report(
+            plain_sum=[3.0, 3.1, 3.2],
+            best_fixed_weights=[2.0, 2.1, 2.2],
+            normalized_gradients=np.asarray([1.0, 1.1, 1.2]) + shift,
+        )
+        for name, shift in (("one", 0.0), ("two", 1.5), ("three", 5.0))
+    }
+    text = " ".join(evidence.advice(evidence.corrected(reports)).split())
+    assert "ahead of the plain sum on 2 of 3 problems and behind on 1," in text
+    assert "ahead of searched weights on 1 and behind on 2." in text
+    assert text.startswith("* **A physics-informed network**: `normalized_gradients`")
+
+
 COMMITTED = study.read(evidence.STUDY.json_file)
+
+
+@pytest.mark.parametrize("suite", evidence.SUITES)
+def test_what_is_advised_is_among_the_best(suite):
+    found = evidence.of_suite(suite, study.told(evidence.STUDY, COMMITTED))
+    ranks = list(evidence.ranks_of(found))
+    _, row, _ = evidence.ADVICE[suite]
+    best = evidence.best_methods(ranks)
+    if row == PLAIN:
+        assert ranks.index(PLAIN) < ranks.index(best[0])
+    else:
+        assert row in best
+
+
+def test_the_pages_have_the_number_of_problems():
+    assert len(PROBLEMS) == 12
+    for page in ("README.md", "docs/index.md"):
+        assert "twelve problems" in " ".join((ROOT / page).read_text().split())
 
 
 def test_the_page_of_evidence_is_what_was_measured():
