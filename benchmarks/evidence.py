@@ -480,7 +480,7 @@ def ordinal(number: int) -> str:
 ADVICE = {
     "physics": (
         "A physics-informed network",
-        "normalized_gradients",
+        "nash_mtl",
         "Where some dozens of runs can be paid for, search through fixed weights: on most of these "
         "problems they are better still.",
     ),

@@ -273,14 +273,14 @@ def test_the_advice_counts_on_how_many_problems():
         name: report(
             plain_sum=[3.0, 3.1, 3.2],
             best_fixed_weights=[2.0, 2.1, 2.2],
-            normalized_gradients=np.asarray([1.0, 1.1, 1.2]) + shift,
+            nash_mtl=np.asarray([1.0, 1.1, 1.2]) + shift,
         )
         for name, shift in (("one", 0.0), ("two", 1.5), ("three", 5.0))
     }
     text = " ".join(evidence.advice(evidence.corrected(reports)).split())
     assert "ahead of the plain sum on 2 of 3 problems and behind on 1," in text
     assert "ahead of searched weights on 1 and behind on 2." in text
-    assert text.startswith("* **A physics-informed network**: `normalized_gradients`")
+    assert text.startswith("* **A physics-informed network**: `nash_mtl`")
 
 
 COMMITTED = study.read(evidence.STUDY.json_file)
