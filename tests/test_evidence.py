@@ -342,7 +342,7 @@ def test_a_quick_run(tmp_path):
     assert "supports no verdict" in text
     for name in evidence.draw_names(reports):
         width, height = struct.unpack(">II", (out / f"{name}.png").read_bytes()[16:24])
-        assert min(width, height) > 300
+        assert min(width, height) > 200
     again = run("--only", "beale")
     assert again.returncode == 2
     assert "holds figures of a quick run" in again.stderr
