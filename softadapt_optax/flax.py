@@ -3,8 +3,6 @@
 Imported only where asked for: ``from softadapt_optax.flax import TrainState``. It needs Flax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +52,7 @@ class TrainState(train_state.TrainState):
         ntk_traces: PyTree | Callable[[PyTree], PyTree] | None = None,
         previous_losses: PyTree | None = None,
         **kwargs: Any,
-    ) -> TrainState:
+    ) -> "TrainState":
         r"""One step of ``tx``, with what it needs to know of the losses.
 
         Args:
