@@ -135,6 +135,11 @@ def corrected(reports: Reports) -> Reports:
     return found
 
 
+def reports_to_tell() -> Reports:
+    """Those that are stored and complete, corrected: what other pages take their words from."""
+    return corrected(study.told(STUDY, study.read(STUDY.json_file)))
+
+
 def of_suite(suite: str, reports: Reports) -> Reports:
     return {name: report for name, report in reports.items() if report["suite"] == suite}
 
@@ -222,15 +227,11 @@ def ranks_table(reports: Reports) -> common.Table:
     return common.Table(title, ("method", "mean rank"), cells)
 
 
-def methods_that_are(
-    verdict: str, reference: str, report: Report, is_certain: bool = False
-) -> list[str]:
+def methods_that_are(verdict: str, reference: str, report: Report) -> list[str]:
     return [
         name
         for name, row in report["rows"].items()
-        if (found := row.get(f"against {reference}")) is not None
-        and found["verdict"] == verdict
-        and (found.get("certain") or not is_certain)
+        if (found := row.get(f"against {reference}")) is not None and found["verdict"] == verdict
     ]
 
 

@@ -10,7 +10,7 @@ compares the pages with the JSON.
 import pathlib
 import re
 
-from benchmarks import evidence, study
+from benchmarks import evidence
 from benchmarks.evidence_rows import FIXED, METHODS, PLAIN
 from benchmarks.study import Reports
 
@@ -63,11 +63,7 @@ def filled(text: str, reports: Reports) -> str:
     return BLOCK.sub(block, text)
 
 
-def reports_to_tell() -> Reports:
-    return evidence.corrected(study.told(evidence.STUDY, study.read(evidence.STUDY.json_file)))
-
-
 if __name__ == "__main__":
-    found = reports_to_tell()
+    found = evidence.reports_to_tell()
     for page in PAGES:
         page.write_text(filled(page.read_text(), found))

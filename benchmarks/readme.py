@@ -18,7 +18,7 @@ import matplotlib.ticker
 
 from benchmarks import cost, evidence, study, targets
 from benchmarks.common import VMAP, Table, markdown, measured_on, overhead_cell
-from benchmarks.target_rows import GRID, PLAIN, RANDOM
+from benchmarks.target_rows import GRID, PLAIN, RANDOM, drawn_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -91,7 +91,7 @@ def torchjd_sentence(reports: Mapping[str, Any]) -> str:
 FOLLOWING = "hypergradient"
 SHOWN = {
     PLAIN: ("plain sum", "D", "black"),
-    RANDOM: ("random search, 2 runs", "^", "0.45"),
+    RANDOM: (f"random search, {drawn_runs()} runs", "^", "0.45"),
     GRID: ("grid search", "s", "#D55E00"),
     FOLLOWING: ("hypergradient, every=10", "o", "#0072B2"),
 }
@@ -136,7 +136,7 @@ def blocks() -> dict[str, str]:
     speed, on_gpu = (
         json.loads((study.RESULTS / name).read_text()) for name in ("benchmarks.json", "gpu.json")
     )
-    found = evidence.corrected(study.told(evidence.STUDY, study.read(evidence.STUDY.json_file)))
+    found = evidence.reports_to_tell()
     machines = [measured_on(each["cost"]["machine"]) for each in (speed, on_gpu)]
     return {
         "machine": f"CPU: {machines[0]}. GPU: {machines[1]}.",

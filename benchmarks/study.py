@@ -140,7 +140,10 @@ def save(study: Study, problem: Any, new: Rows, quick: bool, json_file: pathlib.
     about = study.about(problem, rows)
     report = {"machine": common.describe_machine(), "quick": quick, **about, "rows": rows}
     reports[problem.name] = report
-    reports = {name: reports[name] for name in study.problems(quick) if name in reports}
+    store({name: reports[name] for name in study.problems(quick) if name in reports}, json_file)
+
+
+def store(reports: Reports, json_file: pathlib.Path) -> None:
     written = json_file.with_suffix(".new")
     written.write_text(json.dumps(common.plain(reports), indent=1) + "\n")
     written.replace(json_file)
@@ -205,10 +208,10 @@ def accept(study: Study, chosen: Sequence[str], quick: bool, json_file: pathlib.
     """Gives rows that are there the version of today's code, which has not altered them."""
     problems, reports = study.problems(quick), read(json_file)
     for name in (name for name in chosen if name in reports):
-        rows = reports[name]["rows"]
-        known = [row for row in study.rows_of(problems[name], quick) if row in rows]
-        new = {row: rows[row] | {"version": study.version_of(problems[name], row)} for row in known}
-        save(study, problems[name], new, quick, json_file)
+        for row in study.rows_of(problems[name], quick):
+            if (figures := reports[name]["rows"].get(row)) is not None:
+                figures["version"] = study.version_of(problems[name], row)
+    store(reports, json_file)
 
 
 def named(names: Iterable[str]) -> dict[str, str]:

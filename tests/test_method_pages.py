@@ -9,7 +9,7 @@ pytestmark = pytest.mark.once
 
 
 def test_the_pages_have_the_figures():
-    found = method_pages.reports_to_tell()
+    found = evidence.reports_to_tell()
     for page in method_pages.PAGES:
         assert method_pages.filled(page.read_text(), found) == page.read_text(), page.name
 
