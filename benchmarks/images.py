@@ -100,20 +100,32 @@ def load_digits(problem: Problem, progress: rich.progress.Progress) -> Solver:
         at_once=10_000,
         shared=trunk,
     )
+    return solver_by_skill(task, constant, problem, progress)
+
+
+def solver_by_skill(
+    task: Task, constant: np.ndarray, problem: Problem, progress: rich.progress.Progress
+) -> Solver:
+    """Of a task judged by the errors of its K tasks, [configurations, seeds, K], the skill lost.
+
+    In %, the mean of the tasks: 0 is the error of a model that is trained for the task alone, and
+    100 that of the best constant, shape [seeds, K].
+    """
+    num_seeds, num_tasks = constant.shape
     bar = progress.add_task("models for one task alone", total=1)
-    configs = np.asarray([[rate, *corner] for corner in np.eye(3) for rate in problem.rates])
+    corners = np.eye(num_tasks)
     (models,) = train(
         task,
         lambda setting: sa.fixed_weights(setting.weights),
-        configs,
+        np.asarray([[rate, *corner] for corner in corners for rate in problem.rates]),
         [problem.budget],
         functools.partial(progress.advance, bar),
     )
-    alone = alone_errors(task.judge(models).metric.reshape(3, len(problem.rates), len(splits), 3))
-    references = digits.References(alone, constant)
+    errors = task.judge(models).metric.reshape(num_tasks, len(problem.rates), num_seeds, num_tasks)
+    references = digits.References(alone_errors(errors), constant)
 
     def judge(params: Any) -> Measured:
-        errors = np.asarray(errors_of_all(params, test))
+        errors = task.judge(params).metric
         return Measured(100 * digits.skill_lost(errors, references).mean(axis=-1))
 
     return solver_of(task._replace(judge=judge))

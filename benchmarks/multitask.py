@@ -19,7 +19,7 @@ import sklearn.datasets
 
 import softadapt_optax as sa
 from benchmarks.functions import counted
-from benchmarks.images import alone_errors
+from benchmarks.images import solver_by_skill
 from benchmarks.problems import (
     Grid,
     Make,
@@ -30,11 +30,8 @@ from benchmarks.problems import (
     Solver,
     Task,
     keys_of,
-    solver_of,
     stacked,
-    train,
 )
-from examples import weight_grid_search as digits
 
 # Three regressions on the patients of scikit-learn, in raw units.
 
@@ -162,24 +159,8 @@ def load_diabetes(problem: Problem, progress: rich.progress.Progress) -> Solver:
         at_once=10_000,
         shared=trunk,
     )
-    shape = (len(TARGETS), len(problem.rates), problem.num_seeds, len(TARGETS))
-    bar = progress.add_task("models for one task alone", total=1)
-    corners = np.eye(len(TARGETS))
-    (models,) = train(
-        task,
-        lambda setting: sa.fixed_weights(setting.weights),
-        np.asarray([[rate, *corner] for corner in corners for rate in problem.rates]),
-        [problem.budget],
-        functools.partial(progress.advance, bar),
-    )
-    alone = alone_errors(task.judge(models).metric.reshape(shape))
-    references = digits.References(alone, np.stack([constant_errors(each) for each in splits]))
-
-    def judge(params: Any) -> Measured:
-        errors = np.asarray(errors_of_all(params, test))
-        return Measured(100 * digits.skill_lost(errors, references).mean(axis=-1))
-
-    return solver_of(task._replace(judge=judge))
+    constant = np.stack([constant_errors(each) for each in splits])
+    return solver_by_skill(task, constant, problem, progress)
 
 
 # The two losses on which CAGrad and Nash-MTL were shown, whose Pareto front is known.
