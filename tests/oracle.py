@@ -439,9 +439,11 @@ def fairgrad_weights(gramian, fairness, ridge=0.0):
     """Ban and Ji 2024, Eq. 4: Newton's method for the convex function that it is stationary at.
 
     In units of the weights that each loss would have alone. Steps are shortened until all weights
-    are positive and the function falls.
+    are positive and the function falls. What conflicting gradients gain is the small rest of large
+    terms, of which float64 leaves no digit where norms are far apart: slopes and values are sums of
+    long doubles, steps are solved for in float64.
     """
-    gramian, power = ridged(gramian, ridge), 1 / fairness
+    gramian, power = ridged(gramian, ridge).astype(np.longdouble), 1 / fairness
     alone = np.diag(gramian) ** (-1 / (1 + power))
     gramian, factors = gramian * np.outer(alone, alone), alone ** (1 - power)
     x = np.ones(len(alone))
@@ -454,13 +456,14 @@ def fairgrad_weights(gramian, fairness, ridge=0.0):
         slope = gramian @ x - factors * x**-power
         hessian = gramian + np.diag(power * factors * x ** (-power - 1))
         scale = 1 / np.sqrt(np.diag(hessian))
-        step = -scale * np.linalg.solve(hessian * np.outer(scale, scale), scale * slope)
+        matrix = (hessian * np.outer(scale, scale)).astype(float)
+        step = -scale * np.linalg.solve(matrix, (scale * slope).astype(float))
         if np.max(np.abs(step / x)) < 1e-3:  # where it is quadratic
             for _ in range(4):
                 slope = gramian @ x - factors * x**-power
-                x = x - scale * np.linalg.solve(hessian * np.outer(scale, scale), scale * slope)
+                x = x - scale * np.linalg.solve(matrix, (scale * slope).astype(float))
             if np.max(np.abs((gramian @ x) * x**power / factors - 1)) < 1e-6:
-                return x * alone
+                return (x * alone).astype(float)
         length = min(1.0, 0.99 / max(np.max(-step / x), 1e-300))
         while objective(x + length * step) > objective(x) + 1e-4 * length * (slope @ step):
             length /= 2

@@ -32,7 +32,7 @@ def fair_weights(
 
     They are zero for a gradient of zero and for losses that do not count.
     """
-    cosines, ridges, scales, has_size = equilibrated(gramian, counted, ridge)
+    cosines, ridges, scales, has_size = equilibrated(gramian, counted, _ridge(gramian, ridge))
     power = 1.0 / jnp.asarray(fairness, gramian.dtype)
     largest = max_over(jnp.where(has_size, scales, float(np.finfo(scales.dtype).tiny)))
     sizes = jnp.where(has_size, scales / largest, 1.0)
@@ -129,5 +129,14 @@ def squared_length(
     gramian: Float[Array, "K K"], alpha: Float[Array, " K"], ridge: ArrayLike
 ) -> Float[Array, ""]:
     r"""That of h for a = 1, where :math:`\alpha_k (G \alpha)_k = 1` but for the ridge's part."""
-    ridges = jnp.asarray(ridge, gramian.dtype) * (alpha * (alpha * diagonal_of(gramian)))
+    ridges = _ridge(gramian, ridge) * (alpha * (alpha * diagonal_of(gramian)))
     return jnp.maximum(sum_over(jnp.where(alpha > 0, 1.0 - ridges, 0.0)), 0.0)
+
+
+def _ridge(gramian: Float[Array, "K K"], ridge: ArrayLike) -> Float[Array, ""]:
+    """Not less than what rounding may take from a Gramian's smallest eigenvalue.
+
+    Without it the function need not be convex for many losses, and Newton's method ends anywhere.
+    """
+    rounding = len(gramian) / 4 * float(np.finfo(gramian.dtype).eps)
+    return jnp.maximum(jnp.asarray(ridge, gramian.dtype), rounding)

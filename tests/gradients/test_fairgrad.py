@@ -28,6 +28,11 @@ def gramian_of(gradients):
     return rows @ rows.T
 
 
+def least_ridge(num_losses, ridge=RIDGE):
+    """Not less than a Gramian's rounding."""
+    return max(ridge, num_losses / 4 * np.finfo(np.float32).eps)
+
+
 def solved(gramian, fairness, ridge=RIDGE):
     turns = 20 if fairness == 1.0 else 48
     counted = jnp.ones(len(gramian), bool)
@@ -39,13 +44,12 @@ def solved(gramian, fairness, ridge=RIDGE):
 @pytest.mark.parametrize("num_losses", SIZES)
 def test_agrees_with_the_oracle(num_losses, case, fairness):
     """Relative to the largest weight, and to the largest part of the direction."""
-    tolerance = 1e-5 if num_losses <= 16 else 1e-4
-    for seed in range(3):
+    for seed in range(3 if num_losses <= 16 else 12):
         gramian = gramian_of(gradient_cases(num_losses, seed)[case])
         found = solved(gramian, fairness)
-        wanted = oracle.fairgrad_weights(gramian, fairness, np.float32(RIDGE))
+        wanted = oracle.fairgrad_weights(gramian, fairness, np.float32(least_ridge(num_losses)))
         for units in (1.0, np.sqrt(np.diag(gramian))):
-            assert np.max(np.abs(found - wanted) * units) <= tolerance * np.max(wanted * units)
+            assert np.max(np.abs(found - wanted) * units) <= 1e-5 * np.max(wanted * units)
 
 
 @pytest.mark.parametrize("fairness", [0.3, 0.5, 1.0, 2.0, 5.0])
