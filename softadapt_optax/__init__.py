@@ -62,7 +62,7 @@ from softadapt_optax._state import BalanceState as BalanceState
 from softadapt_optax._weighting import Components as Components
 from softadapt_optax._weighting import Weighting as Weighting
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BalanceState",

@@ -124,12 +124,19 @@ def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None
 
 
 def check_optimizer(name: str, value: Any) -> None:
-    """Raises unless ``value`` is an Optax transformation."""
+    """Raises unless ``value`` is an Optax transformation that takes a step from gradients alone."""
     if not isinstance(value, optax.GradientTransformation):
         raise TypeError(
             f"`{name}` should be an Optax optimizer, such as `optax.adam(1e-2)`, got "
             f"{type(value).__name__} {value!r}."
         )
+    try:
+        jax.eval_shape(lambda x: value.update(x, value.init(x), x), jnp.ones(2))
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` should be an Optax optimizer that needs gradients only, such as "
+            f"`optax.adam(1e-2)`: it is given no loss function, as a line search asks for. {error}"
+        ) from error
 
 
 def check_losses(num_losses: Any, **by_loss: PyTree) -> tuple[int, Names | None, bool]:

@@ -91,7 +91,7 @@ def test_pinn_burgers(tmp_path):
     picture = tmp_path / "new folder" / "picture.png"
     script = "examples/pinn_burgers.py"
     output = run("-W", "error:::__main__", script, "--quick", "--seed", 1, "--out", picture)
-    for name in ("equal weights", "SoftAdapt (losses)", "SoftAdapt (rates)", "GradNorm"):
+    for name in ("equal weights", "SoftAdapt", "GradNorm", "Nash-MTL"):
         assert name in output
     width, height = picture_size(picture)
     assert width > 1200

@@ -28,6 +28,16 @@ def test_what_a_loss_function_should_return(losses_fn, error, message):
         evaluated(losses_fn)
 
 
+@pytest.mark.parametrize(
+    "factory",
+    [sa.famo, sa.gradnorm, sa.hypergradient, sa.learned_weights, sa.uncertainty],
+    ids=lambda factory: factory.__name__,
+)
+def test_an_optimizer_of_the_weights_that_asks_for_a_loss_function(factory):
+    with pytest.raises(TypeError, match=r"that needs gradients only.*'value_fn'"):
+        factory(2, optimizer=optax.lbfgs())
+
+
 def test_losses_and_aux_without_has_aux():
     _, grads = evaluated(lambda x: ({"fit": jnp.sum(x**2), "size": jnp.sum(x)}, jnp.sum(x)))
     with pytest.raises(ValueError, match=r"`\(losses, aux\)` returned without `has_aux=True`"):

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.resources
 import inspect
+import pathlib
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import softadapt_optax as sa
 
+ROOT = pathlib.Path(__file__).parents[1]
 EXTRAS = ("flax", "matplotlib", "mlxtend", "rich", "sklearn", "scipy.signal", "chex", "beartype")
 
 
@@ -28,6 +30,15 @@ def test_import_needs_no_extra_and_is_light():
 def test_typed_and_versioned_in_one_place():
     assert importlib.resources.files(sa).joinpath("py.typed").is_file()
     assert importlib.metadata.version("softadapt-optax") == sa.__version__
+
+
+def test_the_changelog_and_the_citation_are_of_this_version():
+    version, date = re.search(
+        r"^## \[(.+)\] - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    ).groups()
+    assert version == sa.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
 
 
 def test_dependencies_are_few():
