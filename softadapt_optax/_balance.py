@@ -35,6 +35,7 @@ from softadapt_optax._state import (
 )
 from softadapt_optax._units import Units, are_losses, new_unit_losses
 from softadapt_optax._updates import (
+    check_combined,
     check_like,
     in_order,
     ntk_traces_fn_of,
@@ -240,7 +241,9 @@ def balance(
             if previous_losses is None
             else in_order(previous_losses, "previous_losses", grads, names, is_ordered),
         )
-        return _step(options(), grads, is_present, state, params, given)
+        h, state = _step(options(), grads, is_present, state, params, given)
+        check_combined(h, params)
+        return h, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

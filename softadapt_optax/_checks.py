@@ -32,16 +32,22 @@ from softadapt_optax._per_loss import (
 def check_integer(name: str, value: Any, *, at_least: int) -> None:
     """Raises unless ``value``, which gives an array its shape, is a Python integer >= a bound."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        cause = (
-            " Likely cause: `optax.inject_hyperparams` without it in `static_args`."
-            if isinstance(value, jax.Array)
-            else ""
-        )
         raise TypeError(
-            f"`{name}` should be a Python integer, got {type(value).__name__} {value!r}.{cause}"
+            f"`{name}` should be a Python integer, got {type(value).__name__} {value!r}."
+            + _cause_of_array(value)
         )
     if value < at_least:
         raise ValueError(f"`{name}` should be at least {at_least}, got {value}.")
+
+
+def _cause_of_array(value: Any) -> str:
+    """What is said where an option that is static came as an array."""
+    if not isinstance(value, jax.Array):
+        return ""
+    return (
+        " It is static. Likely cause: `jax.vmap` or `jax.jit` over it, where a loop over its "
+        "values is wanted, or `optax.inject_hyperparams` without it in `static_args`."
+    )
 
 
 def check_seed(name: str, value: Any) -> None:
@@ -59,7 +65,10 @@ def check_seed(name: str, value: Any) -> None:
 def check_flag(name: str, value: Any) -> None:
     """Raises unless ``value`` is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` should be True or False, got {type(value).__name__} {value!r}.")
+        raise TypeError(
+            f"`{name}` should be True or False, got {type(value).__name__} {value!r}."
+            + _cause_of_array(value)
+        )
 
 
 def check_number(
@@ -118,9 +127,11 @@ def _is_real_array(value: Any) -> bool:
 
 def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     """Raises unless ``value`` is one of a few."""
-    if value not in choices:
+    if isinstance(value, jax.Array | np.ndarray) or value not in choices:
         listed = ", ".join(f'"{choice}"' if choice else "None" for choice in choices)
-        raise ValueError(f"`{name}` should be one of {listed}, got {value!r}.")
+        raise ValueError(
+            f"`{name}` should be one of {listed}, got {value!r}." + _cause_of_array(value)
+        )
 
 
 def check_optimizer(name: str, value: Any) -> None:

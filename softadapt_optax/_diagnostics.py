@@ -176,12 +176,18 @@ def _balance_state(opt_state: PyTree) -> BalanceState:
     leaves = jax.tree.leaves(opt_state, is_leaf=_is_balance_state)
     states = [leaf for leaf in leaves if _is_balance_state(leaf)]
     if len(states) != 1:
-        cause = (
-            "the state has several weightings in it, of several optimizers say; pass the part with "
-            "one of them"
-            if states
-            else "the arguments are swapped, or the state was restored without a template"
-        )
+        if states and isinstance(opt_state, list):
+            cause = (
+                "the states of several runs, which are stacked by `jax.tree.map(lambda *leaves: "
+                "jnp.stack(leaves), *states)`"
+            )
+        elif states:
+            cause = (
+                "the state has several weightings in it, of several optimizers say; pass the part "
+                "with one of them"
+            )
+        else:
+            cause = "the arguments are swapped, or the state was restored without a template"
         raise ValueError(
             "`opt_state` should be the state of a chain with one `softadapt`, `balance` or other "
             f"weighting in it, got a {type(opt_state).__name__} with {len(states)}. Likely cause: "
@@ -220,6 +226,13 @@ def _check_like(like: PyTree | None, num_losses: int, own_names: Names | None) -
         raise ValueError(
             f"`like` should have a name for each loss, got {', '.join(names)} "
             f"({difference(names, names)})."
+        )
+    if _is_array(like) and own_names is not None and not are_sorted(own_names):
+        raise ValueError(
+            "`like` should have the names of the losses beside names that are not sorted, "
+            f"{', '.join(own_names)}, got an array: in which order its entries are nobody knows; "
+            "`grads.losses` has that of the sorted names. Remedy: pass the losses as the loss "
+            "function returned them, by name."
         )
     size = jnp.shape(like)[-1] if _is_array(like) else len(jax.tree.leaves(like))
     if size != num_losses:

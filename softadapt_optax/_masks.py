@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 from jaxtyping import PyTree
 
+from softadapt_optax._shapes import listed, shapes_by_path
+
 
 def merge(mask: PyTree[bool], under: PyTree, outside: PyTree) -> PyTree:
     """The leaves of ``under`` where the mask is True, elsewhere those of ``outside``."""
@@ -23,8 +25,9 @@ def _map_mask(function: Callable[..., PyTree], mask: PyTree[bool], *trees: PyTre
     except (TypeError, ValueError) as error:
         raise ValueError(
             "A mask of parameters, such as `shared`, should be a pytree of bools with the "
-            f"structure of the parameters or a prefix of it, got {mask}. Likely cause: a level is "
-            'missing, such as Flax\'s "params"; a function of the parameters that calls '
-            "`jax.tree_util.tree_map_with_path` fits any structure. The parameters have "
-            f"{jax.tree.structure(trees[0])}."
+            "structure of the parameters or a prefix of it, whose branches are all there. The "
+            f"parameters have leaves at {listed(shapes_by_path(trees[0]).keys())}, got a mask at "
+            f"{listed(shapes_by_path(mask).keys())}. Likely cause: a branch that is False was left "
+            'out, or a level such as Flax\'s "params"; a function of the parameters that calls '
+            "`jax.tree_util.tree_map_with_path` fits any structure."
         ) from error

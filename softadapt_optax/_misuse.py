@@ -14,14 +14,16 @@ _WRAPPERS = {
     "optax/contrib/": "inside a wrapper of `optax.contrib`",
 }
 _BORDERS = {
+    "equinox/_jit.py": "`filter_jit`",
+    "equinox/_vmap_pmap.py": "`filter_vmap`",
     "jax/_src/pjit.py": "`jit`",
     "jax/_src/api.py": "`jit`, `vmap` or `pmap`",
     "jax/_src/lax/control_flow/": "`scan`, `cond` or a loop",
     "jax/_src/shard_map.py": "`shard_map`",
     "jax/experimental/shard_map.py": "`shard_map`",
 }
-_FLAX = ("flax/training/train_state.py", "flax/nnx/")
-_LIBRARIES = ("/jax/", "/optax/", "/flax/")
+_FLAX = ("flax/training/train_state.py", "flax/nnx/training/")
+_LIBRARIES = ("/jax/", "/optax/", "/flax/", "/equinox/")
 
 
 def refuse_to_flatten(*args: object) -> NoReturn:
@@ -60,7 +62,8 @@ def _cause(calls: list[str]) -> str:
         if any(part in call for call in calls):
             return (
                 f"the weighting is {where}; put it first in the chain and wrap the optimizer "
-                "behind it instead."
+                "behind it instead. Two weightings for two groups of parameters are two "
+                "transformations, called one after the other."
             )
     if any("/optax/" in call for call in calls):
         return (

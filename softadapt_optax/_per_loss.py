@@ -88,9 +88,12 @@ def check_component_shapes(name: str, values: PyTree, num_losses: int | None = N
     shapes = [np.shape(leaf) for leaf in leaves]
     is_array = jax.tree_util.all_leaves([values]) and len(shapes[0]) == 1
     if not is_array and not (leaves and all(shape == () for shape in shapes)):
+        cause = (
+            " Likely cause: masks of examples; take `jnp.any(mask)`." if name == "present" else ""
+        )
         raise ValueError(
             f"`{name}` should be an array of shape [K] or a pytree of K scalars, one for each "
-            f"loss, got leaves of shapes {shapes}."
+            f"loss, got leaves of shapes {shapes}.{cause}"
         )
     size = shapes[0][0] if is_array else len(leaves)
     if num_losses is not None and size != num_losses:
@@ -194,8 +197,24 @@ def is_known(leaf: Any) -> bool:
 def at_step(values: PyTree, step: ArrayLike) -> PyTree:
     """The values in a step, where they, or some of their entries, are functions of it."""
     if callable(values):
-        return values(step)
-    return jax.tree.map(lambda leaf: leaf(step) if callable(leaf) else leaf, values)
+        return _called(values, step, ())
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _called(leaf, step, path) if callable(leaf) else leaf, values
+    )
+
+
+def _called(schedule: Any, step: ArrayLike, path: Sequence[Any]) -> PyTree:
+    try:
+        return schedule(step)
+    except TypeError as error:  # those of tracers are, too
+        where = f" at {jax.tree_util.keystr(tuple(path))}" if path else ""
+        raise TypeError(
+            f"An option that is a function of the step{where} should take one argument, the step, "
+            f"an integer array that JAX may trace, got {type(error).__name__} from it. Likely "
+            "cause: `min`, `math` or `numpy` in the place of `jnp.minimum`, `jnp.where` and the "
+            "like; schedules of Optax do. It said: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def shapes_at_step(values: PyTree) -> PyTree:

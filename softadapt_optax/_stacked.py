@@ -7,22 +7,24 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from softadapt_optax._shapes import listed, shapes_by_path
+
 
 def check_stacked(
     updates: PyTree, losses: PyTree | None, params: PyTree | None, num_losses: int
 ) -> None:
     """Raises unless there are losses, and each leaf of ``updates`` has shape [K, *its own]."""
     _refuse_masked(updates)
-    leaves = _shapes_by_name(updates)
+    leaves = shapes_by_path(updates)
     if params is None:
         expected = {name: (num_losses, *shape[1:]) for name, shape in leaves.items()}
     else:
-        own = _shapes_by_name(params)
+        own = shapes_by_path(params)
         if list(leaves) != list(own):
             raise ValueError(
                 "Stacked gradients should have the structure of the parameters, with leaves at "
-                f"{list(own)}, got leaves at {list(leaves)}. Likely cause: a list of K gradients, "
-                "which `jax.tree.map(lambda *g: jnp.stack(g), *gradients)` stacks."
+                f"{listed(own.keys())}, got {type(updates).__name__} with leaves at "
+                f"{listed(leaves.keys())}. Likely cause: {_cause_of_structure(updates)}."
             )
         expected = {name: (num_losses, *shape) for name, shape in own.items()}
         if leaves == own and (losses is None or leaves != expected):
@@ -43,6 +45,20 @@ def check_stacked(
                 "the gradients of a summed loss, or `num_losses`, or the number of fixed weights, "
                 "is not the number of losses."
             )
+
+
+def _cause_of_structure(updates: PyTree) -> str:
+    if all(jnp.shape(leaf) == () for leaf in jax.tree.leaves(updates)):
+        return "the losses in the place of their gradients"
+    if isinstance(updates, dict):
+        return (
+            "K gradients by the name of the loss, which `jax.tree.map(lambda *g: jnp.stack(g), "
+            "*gradients.values())` stacks, or gradients of other parameters"
+        )
+    return (
+        "a list of K gradients, which `jax.tree.map(lambda *g: jnp.stack(g), *gradients)` stacks, "
+        "or gradients of other parameters"
+    )
 
 
 def _refuse_combined(losses: PyTree | None, leaves: Any, expected: Any) -> None:
@@ -72,8 +88,3 @@ def _refuse_masked(updates: PyTree) -> None:
 
 def _is_masked_node(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
-
-
-def _shapes_by_name(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path) or "the root": jnp.shape(leaf) for path, leaf in leaves}

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from softadapt_optax._per_loss import dtype_of
+from softadapt_optax._shapes import listed, shapes_by_path
 
 
 def leaves_of_direction(direction: PyTree, params: PyTree) -> list[Array]:
     """The leaves by floating-point parameters, checked."""
-    found, wanted = _shapes(direction), _shapes(params)
+    found, wanted = shapes_by_path(direction), shapes_by_path(params)
     structures: list[Any] = [jax.tree.structure(tree) for tree in (direction, params)]
     if structures[0] != structures[1] or list(found.values()) != list(wanted.values()):
         raise ValueError(
             "The target, or direction, should be a gradient like the parameters, with leaves "
-            f"{_listed(wanted)}, got {type(direction).__name__} with leaves {_listed(found)}. "
+            f"{listed(wanted)}, got {type(direction).__name__} with leaves {listed(found)}. "
             f"Likely cause: {_cause(direction, found, wanted)}."
         )
     pairs = zip(jax.tree.leaves(direction), jax.tree.leaves(params), strict=True)
@@ -60,17 +61,3 @@ def _cause(direction: Any, found: dict[str, Any], wanted: dict[str, Any]) -> str
 
 def _is_number(leaf: Any) -> bool:
     return jax.tree_util.all_leaves([leaf]) and jnp.ndim(leaf) == 0
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): ()
-        if isinstance(leaf, str) or callable(leaf)
-        else jnp.shape(leaf)
-        for path, leaf in leaves
-    }
-
-
-def _listed(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name or 'the root'} {shape}" for name, shape in shapes.items()) or "none"

@@ -20,11 +20,13 @@ from softadapt_optax._per_loss import (
     difference,
     dtype_of,
     is_list,
+    is_numeric,
     names_of,
     order_of,
     ordered_array,
     shapes_at_step,
 )
+from softadapt_optax._shapes import listed, shapes_by_path
 from softadapt_optax._stacked import check_stacked
 from softadapt_optax._state import BalanceState
 
@@ -61,6 +63,22 @@ def taken(
             "names in the order of the losses in its place."
         )
     return grads.reordered(order_of(names, tuple(grads.names), "The losses"))
+
+
+def check_combined(h: PyTree, params: PyTree | None) -> None:
+    """Raises unless h has the shapes of the parameters, to which Optax would broadcast it."""
+    if params is None:
+        return
+    found = shapes_by_path(h)
+    wanted = shapes_by_path(
+        jax.tree.map(lambda leaf: leaf if is_numeric(dtype_of(leaf)) else None, params)
+    )
+    if list(found.values()) != list(wanted.values()):
+        raise ValueError(
+            f"The gradients should have the shapes of `params`, {listed(wanted)}, got "
+            f"{listed(found)}. Likely cause: they are those of other parameters, such as another "
+            "model's, or of other `argnums` in `value_and_component_grads`."
+        )
 
 
 def presence(
@@ -206,7 +224,10 @@ def _refuse_misspelt(extra_args: dict[str, Any]) -> None:
     for name in extra_args:
         # `losses_fn` may be another's.
         own = ("ntk_traces", "previous_losses") if "_" in name else ("losses", "present", "target")
-        for own_name in difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+        matches = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+        if name in ("is_present", "are_present", "missing", "absent"):
+            own, matches = ("losses", "present", "target"), ["present"]
+        for own_name in matches:
             listed = ", ".join(f"`{each}`" for each in own[:-1]) + f" or `{own[-1]}`"
             raise TypeError(
                 f"`update` should get {listed}, got `{name}`. Did you mean `{own_name}`? What it "
@@ -229,15 +250,29 @@ def check_like(state: PyTree, expected: PyTree, message: str) -> None:
             "`jax_enable_x64`; statistics of losses want float32 or more, so cast the parameters "
             "alone."
         )
+    if structures[0] == structures[1] and (batch := _batch_of(state, expected)):
+        message = head + (
+            f" Likely cause: a batch of states, of shape {batch}, as `jax.vmap` makes one; map "
+            "`update` over it too."
+        )
     if found == wanted:
         of_names = _other_names(state, expected)
         if of_names:
             raise ValueError(f"{head} {of_names}")
         raise ValueError(f"{message} Expected {structures[1]}, got {structures[0]}.")
     raise ValueError(
-        f"{message} Expected {type(expected).__name__} with {wanted}, got {type(state).__name__} "
-        f"with {found}."
+        f"{message} Expected {type(expected).__name__} with {listed(wanted)}, got "
+        f"{type(state).__name__} with {listed(found)}."
     )
+
+
+def _batch_of(state: PyTree, expected: PyTree) -> tuple[int, ...]:
+    """The axes that all leaves of a state have in front of those expected; () if there are none."""
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
+    shapes = [(np.shape(leaf), leaf_expected.shape) for leaf, leaf_expected in pairs]
+    batches = {shape[: len(shape) - len(wanted)] for shape, wanted in shapes}
+    batch = batches.pop() if len(batches) == 1 else ()
+    return batch if all(shape == batch + wanted for shape, wanted in shapes) else ()
 
 
 def _other_names(state: PyTree, expected: PyTree) -> str:
@@ -252,12 +287,12 @@ def _other_names(state: PyTree, expected: PyTree) -> str:
     else:
         differ = difference(wanted, found) or "in another order"
     return (
-        f"It is of losses with other names ({differ}): expected {_listed(wanted)}, got "
-        f"{_listed(found)}. Likely cause: the names were changed after the state was made or saved."
+        f"It is of losses with other names ({differ}): expected {_names(wanted)}, got "
+        f"{_names(found)}. Likely cause: the names were changed after the state was made or saved."
     )
 
 
-def _listed(names: Names | None) -> str:
+def _names(names: Names | None) -> str:
     return "no names" if names is None else ", ".join(names)
 
 
@@ -275,9 +310,14 @@ def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     mask = shared(params) if callable(shared) else shared
     leaves = jax.tree.leaves(mask)
     if mask is None or not all(isinstance(leaf, bool | np.bool_) for leaf in leaves):
+        wrong = [
+            f"{type(leaf).__name__}" for leaf in leaves if not isinstance(leaf, bool | np.bool_)
+        ]
+        arrays = " Masks of single entries are not taken." if mask is not None and leaves else ""
         raise TypeError(
-            "`shared` should be True or False for each parameter or each part of the tree of "
-            f"parameters, or a function of them that gives it, got {mask!r}."
+            "`shared` should be True or False, Python's, for each parameter or each part of the "
+            "tree of parameters, or a function of them that gives it, got "
+            f"{type(mask).__name__} with {listed(dict.fromkeys(wrong))}.{arrays}"
         )
     if not any(leaves):
         raise ValueError(
@@ -373,6 +413,11 @@ def _causes_of_number(
         return [other_number, examples]
     if len(found) == 1 + num_losses and found[-1] == "1":
         return ["`(losses, aux)` returned without `has_aux=True`"]
+    if {name.split("/")[0] for name in found} == {"0", "1"} and names is not None:
+        return [
+            "a tuple of two: `(losses, aux)` returned without `has_aux=True`, or two groups of "
+            'losses, whose names are "0/..." and "1/..."'
+        ]
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         return [f"two losses with the same path, {twice}; give one of them another name"]

@@ -9,9 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from flax.training import train_state
 from jaxtyping import PyTree
+
+try:
+    from flax import nnx
+    from flax.training import train_state
+except ImportError as error:
+    raise ImportError(
+        "`softadapt_optax.flax` needs Flax, which is not installed: `pip install flax`."
+    ) from error
 
 from softadapt_optax import _components
 from softadapt_optax._component_grads import ComponentGrads
@@ -86,7 +92,7 @@ class TrainState(train_state.TrainState):
         }
         extra_args = {name: value for name, value in given.items() if value is not None}
         refuse_pair(grads)
-        if not isinstance(grads, ComponentGrads) and not extra_args:
+        if not _has_lazy(grads) and not extra_args:
             _check_shapes(grads, self.params, "`losses` should be passed with stacked gradients")
             return super().apply_gradients(grads=grads, **kwargs)
         updates, opt_state = self.tx.update(grads, self.opt_state, self.params, **extra_args)
@@ -201,9 +207,10 @@ class Optimizer(nnx.Optimizer):
           What ``flax.nnx.Optimizer.update`` returns in this version of Flax.
 
         Raises:
-          TypeError: the arguments are swapped, or ``grads`` are those of another function or the
-            pair of losses and gradients.
-          ValueError: ``tx`` has no weighting; what the weighting in ``tx`` raises.
+          TypeError: the arguments are swapped, ``tx`` has no weighting, or ``grads`` are those of
+            another function or the pair of losses and gradients.
+          ValueError: ``grads`` are those of other variables, or stacked, and ``tx`` has no
+            weighting; what the weighting in ``tx`` raises.
         """
         if isinstance(model, ComponentGrads):
             raise TypeError("`update` should get the model first, got `ComponentGrads` there.")
@@ -255,6 +262,16 @@ class Optimizer(nnx.Optimizer):
             return converted(value(inner))
 
         return of_params
+
+
+def _has_lazy(grads: PyTree) -> bool:
+    """Also in a tree for a ``tx`` of one's own, with a weighting for each group of parameters."""
+    leaves = jax.tree.leaves(grads, is_leaf=_is_lazy)
+    return any(_is_lazy(leaf) for leaf in leaves)
+
+
+def _is_lazy(leaf: Any) -> bool:
+    return isinstance(leaf, ComponentGrads)
 
 
 NO_WEIGHTING = "`tx` should have a weighting, such as `softadapt`, first in its chain"

@@ -1,9 +1,14 @@
 """What is said of mistakes in the loss function, the state and the arguments of `update`."""
 
+import math
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from flax import nnx
 from helpers import quadratic_losses, quadratic_params, unchecked
 
 import softadapt_optax as sa
@@ -50,6 +55,135 @@ def test_a_state_that_was_cast():
     cast = optax.tree.cast(tx.init(None), jnp.bfloat16)
     with pytest.raises(ValueError, match=r"dtypes were changed, by `optax\.tree\.cast`"):
         tx.update(grads, cast)
+
+
+@pytest.mark.parametrize(
+    ("factory", "option", "value"),
+    [
+        (sa.softadapt, "history", 5),
+        (sa.softadapt, "loss_weighted", True),
+        (sa.softadapt, "rate", 5),
+        (sa.mgda, "max_iterations", 5),
+    ],
+)
+def test_an_option_that_is_static_is_mapped(factory, option, value):
+    with pytest.raises((TypeError, ValueError), match=r"It is static.*`jax\.vmap` or `jax\.jit`"):
+        jax.vmap(lambda v: unchecked(factory)(3, **{option: v}).init(None))(
+            jnp.asarray([value, value])
+        )
+
+
+def test_states_of_several_runs_and_one_update():
+    tx = sa.softadapt(3)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    with pytest.raises(ValueError, match=r"a batch of states, of shape \(4,\), as `jax\.vmap`"):
+        tx.update(grads, jax.vmap(lambda _: tx.init(None))(jnp.arange(4)))
+    with pytest.raises(ValueError, match=r"several runs, which are stacked by `jax\.tree\.map"):
+        sa.loss_weights([tx.init(None), tx.init(None)])
+
+
+def two_models(generator, critic):
+    return {"a": jnp.sum(generator["w"] ** 2), "b": jnp.sum(critic["w"] ** 2)}
+
+
+@pytest.mark.parametrize("argnums", [1, (0, 1)])
+@pytest.mark.parametrize("factory", [sa.softadapt, sa.mgda])
+def test_lazy_gradients_of_another_model(factory, argnums):
+    """Optax would broadcast the parameters to them."""
+    generator, critic = {"w": jnp.ones((4, 2))}, {"w": jnp.ones((4, 1))}
+    _, grads = sa.value_and_component_grads(two_models, argnums)(generator, critic)
+    tx = factory(2)
+    with pytest.raises(ValueError, match=r"shapes of `params`.*\(4, 2\).*\(4, 1\).*`argnums`"):
+        tx.update(grads, tx.init(generator), generator)
+
+
+@pytest.mark.parametrize("factory", [sa.fixed_weights, lambda p: sa.softadapt(2, priorities=p)])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda step: min(1.0, step / 200),
+        lambda step: np.minimum(1.0, step / 200),
+        lambda step: math.tanh(step / 200),
+        lambda step, total: step / total,
+    ],
+)
+def test_a_schedule_that_cannot_be_traced(factory, schedule):
+    with pytest.raises(TypeError, match=r"a function of the step at \['kl'\] .*`jnp\.minimum`"):
+        factory({"fit": 1.0, "kl": schedule})
+
+
+@pytest.mark.parametrize("jitted", [eqx.filter_jit, nnx.jit, jax.jit])
+def test_lazy_gradients_at_the_border_of_each_jit(jitted):
+    with pytest.raises(TypeError, match=r"they cross the border of `(filter_)?jit`"):
+        jitted(sa.value_and_component_grads(quadratic_losses))(quadratic_params())
+
+
+def test_aux_by_name_without_has_aux():
+    tx = sa.softadapt(["fit", "size"])
+    _, grads = evaluated(lambda x: ({"fit": x[0], "size": x[1]}, {"accuracy": x[2]}))
+    with pytest.raises(ValueError, match="returned without `has_aux=True`"):
+        tx.update(grads, tx.init(None))
+
+
+def test_presence_of_examples_and_by_another_name():
+    tx = sa.softadapt(3)
+    _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
+    masks = jax.tree.map(lambda _: jnp.ones(8, bool), quadratic_losses(quadratic_params()))
+    with pytest.raises(ValueError, match=r"masks of examples; take `jnp\.any\(mask\)`"):
+        tx.update(grads, tx.init(None), present=masks)
+    with pytest.raises(TypeError, match="Did you mean `present`"):
+        tx.update(grads, tx.init(None), is_present=True)
+
+
+def test_an_array_as_the_order_of_names_that_are_not_sorted():
+    """`grads.losses` are sorted; weights in the names' order would go to other losses."""
+    tx = sa.softadapt(["real", "fake"])
+    losses, grads = evaluated(lambda x: {"real": x[0], "fake": x[1]})
+    _, state = tx.update(grads, tx.init(None))
+    with pytest.raises(ValueError, match="names that are not sorted, real, fake, got an array"):
+        sa.loss_weights(state, like=grads.losses)
+    assert set(sa.loss_weights(state, like=losses)) == {"real", "fake"}
+
+
+LARGE = {f"layer{k:03}": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)} for k in range(60)}
+
+
+@pytest.mark.parametrize(
+    ("gradients", "cause"),
+    [
+        ({"a": LARGE, "b": LARGE}, "K gradients by the name of the loss"),
+        ([LARGE, LARGE], "a list of K gradients"),
+        ({"a": 1.0, "b": 2.0}, "the losses in the place of their gradients"),
+    ],
+    ids=["a dictionary", "a list", "losses"],
+)
+def test_gradients_that_are_not_stacked(gradients, cause):
+    """Of a large model not all leaves are listed."""
+    tx = sa.softadapt(2)
+    with pytest.raises(ValueError, match=f"and 108 more, got.*{cause}") as caught:
+        tx.update(gradients, tx.init(LARGE), LARGE, losses=[1.0, 2.0])
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("shared", "error", "message"),
+    [
+        ({"layer000": True}, ValueError, "a branch that is False was left out"),
+        (
+            lambda params: jax.tree.map(lambda leaf: leaf > 0, params),
+            TypeError,
+            "Masks of single entries",
+        ),
+    ],
+    ids=["a part", "arrays"],
+)
+def test_masks_of_large_models(shared, error, message):
+    tx = sa.mgda(2, shared=shared)
+    total = lambda params: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+    _, grads = sa.value_and_component_grads(lambda p: (total(p), total(p) ** 2))(LARGE)
+    with pytest.raises(error, match=message) as caught:
+        tx.update(grads, tx.init(LARGE), LARGE)
+    assert len(str(caught.value)) < 1500
 
 
 def test_lazy_gradients_as_the_gradient_of_a_line_search():

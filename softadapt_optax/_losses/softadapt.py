@@ -195,10 +195,10 @@ def softadapt(
         order multiplies noise, that of rounding too: by 6 for n = 5, by 20,000 for n = 20; what
         multiplies it by more than 30,000 is refused. Static.
       rate: ``"absolute"``, in units of the losses, or ``"relative"``, which does not
-        change when a loss is rescaled.
-      normalized: the paper's normalized variant, for rates of any size.
+        change when a loss is rescaled. Static.
+      normalized: the paper's normalized variant, for rates of any size. Static.
       loss_weighted: the paper's loss weighted variant, for non-negative losses on one
-        scale.
+        scale. Static.
       weight_sum: the sum of the weights, > 0.
       priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
         the step (see :func:`balance`). Default: all 1.
