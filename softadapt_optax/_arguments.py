@@ -51,8 +51,9 @@ def split_trained(
             raise TypeError(
                 f"The differentiated arguments should hold numbers, got {dtype} at "
                 f"{jax.tree_util.keystr(path)}. Likely cause: random keys or functions beside "
-                "the parameters; pass the parameters alone (`nnx.split(model, nnx.Param, ...)`, "
-                "`equinox.partition(model, equinox.is_inexact_array)`)."
+                "the parameters; pass the parameters alone (`equinox.partition(model, "
+                "equinox.is_inexact_array)`), or, for a Flax NNX module, use "
+                "`softadapt_optax.flax.value_and_component_grads`."
             )
     is_trained = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
     if not any(is_trained):

@@ -172,6 +172,25 @@ def test_train_state_refuses_stacked_gradients_without_a_weighting():
         state.apply_gradients(grads=grads.stack())
 
 
+def test_train_state_takes_a_transformation_with_several_weightings():
+    """One of the user's own, over a tree of lazy gradients."""
+    tx = optax.chain(sa.softadapt(2), optax.sgd(0.1))
+
+    def update(grads, state, params=None):
+        found = {name: tx.update(grads[name], state[name], params[name]) for name in params}
+        return tuple({name: pair[part] for name, pair in found.items()} for part in (0, 1))
+
+    both = optax.GradientTransformationExtraArgs(lambda p: {k: tx.init(p[k]) for k in p}, update)
+    params = {"first": jnp.ones(3), "second": jnp.full(2, 2.0)}
+    grads = {
+        name: sa.value_and_component_grads(losses_of)(value)[1] for name, value in params.items()
+    }
+    state = TrainState.create(apply_fn=None, params=params, tx=both).apply_gradients(grads=grads)
+    for name, value in params.items():
+        updates, _ = tx.update(grads[name], tx.init(value), value)
+        np.testing.assert_allclose(state.params[name], value + updates, rtol=1e-6)
+
+
 # NNX.
 
 
@@ -380,6 +399,8 @@ def test_gradients_of_a_module_by_the_wrong_function_say_so():
     _, grads = sa.value_and_component_grads(nnx_losses)(model)
     with pytest.raises(TypeError, match=r"`softadapt_optax\.flax\.value_and_component_grads`"):
         optimizer.update(model, grads)
+    with pytest.raises(TypeError, match=r"`softadapt_optax\.flax\.value_and_component_grads`"):
+        sa.value_and_component_grads(nnx_losses)(nnx.Dropout(0.1, rngs=nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize("factory", [sa.softadapt, sa.pcgrad])
@@ -424,3 +445,8 @@ def test_the_package_does_not_import_flax():
         "import softadapt_optax.flax; assert 'flax' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+    without = "import sys; sys.modules['flax'] = None; import softadapt_optax.flax"
+    found = subprocess.run(
+        [sys.executable, "-c", without], capture_output=True, text=True, check=False
+    )
+    assert "`softadapt_optax.flax` needs Flax" in found.stderr
