@@ -35,9 +35,13 @@ def check_pair(output: Any) -> tuple[PyTree, Any]:
     if not isinstance(output, tuple) or len(output) != 2:
         raise TypeError(
             "With `has_aux=True` the loss function should return a pair (losses, aux), got "
-            f"{type(output).__name__}."
+            f"{_kind_of(output)}."
         )
     return output
+
+
+def _kind_of(output: Any) -> str:
+    return f"a tuple of {len(output)}" if isinstance(output, tuple) else type(output).__name__
 
 
 def split_trained(

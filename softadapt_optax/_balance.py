@@ -104,7 +104,9 @@ def balance(
     losses, where names are sorted: beside losses with names a list is refused, unless its entries
     are equal, and an array is taken in that order. Where the names in ``num_losses`` are not
     sorted, ``losses=`` have to go by name, as two orders are possible then: that of the names and
-    that of ``ComponentGrads.losses`` and ``stack()``.
+    that of ``ComponentGrads.losses`` and ``stack()``. Stacked gradients are in the latter: beside
+    losses with names their rows are in the order of the *sorted* names, whatever that of
+    ``num_losses``.
 
     Args:
       weighting: the method, a :class:`Weighting`.

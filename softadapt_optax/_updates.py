@@ -69,15 +69,13 @@ def check_combined(h: PyTree, params: PyTree | None) -> None:
     """Raises unless h has the shapes of the parameters, to which Optax would broadcast it."""
     if params is None:
         return
-    found = shapes_by_path(h)
-    wanted = shapes_by_path(
-        jax.tree.map(lambda leaf: leaf if is_numeric(dtype_of(leaf)) else None, params)
-    )
-    if list(found.values()) != list(wanted.values()):
+    found = [np.shape(leaf) for leaf in jax.tree.leaves(h)]
+    wanted = [np.shape(leaf) for leaf in jax.tree.leaves(params) if is_numeric(dtype_of(leaf))]
+    if found != wanted:
         raise ValueError(
-            f"The gradients should have the shapes of `params`, {listed(wanted)}, got "
-            f"{listed(found)}. Likely cause: they are those of other parameters, such as another "
-            "model's, or of other `argnums` in `value_and_component_grads`."
+            f"The gradients should have the shapes of `params`, {listed(shapes_by_path(params))}, "
+            f"got {listed(shapes_by_path(h))}. Likely cause: they are those of other parameters, "
+            "such as another model's, or of other `argnums` in `value_and_component_grads`."
         )
 
 
@@ -228,9 +226,9 @@ def _refuse_misspelt(extra_args: dict[str, Any]) -> None:
         if name in ("is_present", "are_present", "missing", "absent"):
             own, matches = ("losses", "present", "target"), ["present"]
         for own_name in matches:
-            listed = ", ".join(f"`{each}`" for each in own[:-1]) + f" or `{own[-1]}`"
+            wanted = ", ".join(f"`{each}`" for each in own[:-1]) + f" or `{own[-1]}`"
             raise TypeError(
-                f"`update` should get {listed}, got `{name}`. Did you mean `{own_name}`? What it "
+                f"`update` should get {wanted}, got `{name}`. Did you mean `{own_name}`? What it "
                 "does not know is ignored, for transformations behind it."
             )
 
@@ -255,6 +253,10 @@ def check_like(state: PyTree, expected: PyTree, message: str) -> None:
             f" Likely cause: a batch of states, of shape {batch}, as `jax.vmap` makes one; map "
             "`update` over it too."
         )
+    if not _is_ours(state) and _has_ours(state):
+        message = head + (
+            " Likely cause: the state of a whole chain; pass the weighting's, its first member."
+        )
     if found == wanted:
         of_names = _other_names(state, expected)
         if of_names:
@@ -264,6 +266,14 @@ def check_like(state: PyTree, expected: PyTree, message: str) -> None:
         f"{message} Expected {type(expected).__name__} with {listed(wanted)}, got "
         f"{type(state).__name__} with {listed(found)}."
     )
+
+
+def _has_ours(state: PyTree) -> bool:
+    return any(map(_is_ours, jax.tree.leaves(state, is_leaf=_is_ours)))
+
+
+def _is_ours(part: Any) -> bool:
+    return isinstance(part, BalanceState)
 
 
 def _batch_of(state: PyTree, expected: PyTree) -> tuple[int, ...]:
@@ -310,14 +320,12 @@ def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     mask = shared(params) if callable(shared) else shared
     leaves = jax.tree.leaves(mask)
     if mask is None or not all(isinstance(leaf, bool | np.bool_) for leaf in leaves):
-        wrong = [
-            f"{type(leaf).__name__}" for leaf in leaves if not isinstance(leaf, bool | np.bool_)
-        ]
-        arrays = " Masks of single entries are not taken." if mask is not None and leaves else ""
+        kinds = listed(dict.fromkeys(type(leaf).__name__ for leaf in leaves))
         raise TypeError(
             "`shared` should be True or False, Python's, for each parameter or each part of the "
             "tree of parameters, or a function of them that gives it, got "
-            f"{type(mask).__name__} with {listed(dict.fromkeys(wrong))}.{arrays}"
+            f"{type(mask).__name__} with leaves of type {kinds}. Masks of single entries are not "
+            "taken."
         )
     if not any(leaves):
         raise ValueError(
@@ -405,6 +413,8 @@ def _causes_of_number(
     """Why there may be other losses than the transformation is made for."""
     other_number = "`num_losses`, or the number of fixed weights, is not the number of losses"
     examples = "the loss function returns the losses of examples instead of their mean"
+    if size == 1:
+        examples = "the loss function returns the sum of its losses, or one of them beside aux"
     left_out = (
         "a loss that has no data in this batch was left out; return it all the same, as 0.0, and "
         "say `present={name: False, ...}` in `update`"

@@ -49,6 +49,16 @@ def test_losses_and_aux_without_has_aux():
         sa.softadapt(2).update(grads, sa.softadapt(2).init(None))
 
 
+def test_losses_that_are_summed_or_beside_more_than_aux():
+    tx = sa.softadapt(2)
+    _, grads = evaluated(lambda x: jnp.sum(x) + jnp.sum(x**2))
+    with pytest.raises(ValueError, match="got 1. Likely cause: .* returns the sum of its losses"):
+        tx.update(grads, tx.init(None))
+    three = sa.value_and_component_grads(lambda x: (x[0], x[1], x[2]), has_aux=True)
+    with pytest.raises(TypeError, match=r"a pair \(losses, aux\), got a tuple of 3"):
+        three(jnp.ones(3))
+
+
 def test_a_state_that_was_cast():
     tx = sa.softadapt(3)
     _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
@@ -73,11 +83,13 @@ def test_an_option_that_is_static_is_mapped(factory, option, value):
         )
 
 
-def test_states_of_several_runs_and_one_update():
+def test_states_of_several_runs_or_of_a_chain():
     tx = sa.softadapt(3)
     _, grads = sa.value_and_component_grads(quadratic_losses)(quadratic_params())
     with pytest.raises(ValueError, match=r"a batch of states, of shape \(4,\), as `jax\.vmap`"):
         tx.update(grads, jax.vmap(lambda _: tx.init(None))(jnp.arange(4)))
+    with pytest.raises(ValueError, match="the state of a whole chain; pass the weighting's"):
+        unchecked(tx.update)(grads, optax.chain(tx, optax.adam(0.1)).init(jnp.ones(3)))
     with pytest.raises(ValueError, match=r"several runs, which are stacked by `jax\.tree\.map"):
         sa.loss_weights([tx.init(None), tx.init(None)])
 
