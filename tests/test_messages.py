@@ -52,7 +52,7 @@ def test_losses_and_aux_without_has_aux():
 def test_losses_that_are_summed_or_beside_more_than_aux():
     tx = sa.softadapt(2)
     _, grads = evaluated(lambda x: jnp.sum(x) + jnp.sum(x**2))
-    with pytest.raises(ValueError, match="got 1. Likely cause: .* returns the sum of its losses"):
+    with pytest.raises(ValueError, match=r"got 1\. Likely cause: .* returns the sum of its losses"):
         tx.update(grads, tx.init(None))
     three = sa.value_and_component_grads(lambda x: (x[0], x[1], x[2]), has_aux=True)
     with pytest.raises(TypeError, match=r"a pair \(losses, aux\), got a tuple of 3"):
