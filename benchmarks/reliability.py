@@ -175,9 +175,10 @@ of PCGrad and the losses of every step are compared with those of a run that nob
 
 ({measured_on(kills)}.) Restoring into a chain with another number of losses or another `history`
 raises an error that says what was expected: Orbax's own where its template is compared with the
-checkpoint, else ours from the first `update`. There is one exception, which has to be asked for:
-Orbax's `StandardRestore(strict=False)` cuts arrays or pads them with zeros, and nobody can tell
-afterwards. And a checkpoint of another method whose state looks alike, as those of
+checkpoint, else ours from the first `update`. There are exceptions, which have to be asked for:
+Orbax's `StandardRestore(strict=False)` cuts arrays or pads them with zeros, and its
+`partial_restore=True` takes arrays whose losses have other names; nobody can tell afterwards. And a
+checkpoint of another method whose state looks alike, as those of
 `fixed_weights`, `prior_loss` and `realtime_loss` do, restores without a word.
 [The tests](../tests/test_resume.py) show each way.
 
