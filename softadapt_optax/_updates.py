@@ -322,10 +322,10 @@ def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     if mask is None or not all(isinstance(leaf, bool | np.bool_) for leaf in leaves):
         kinds = listed(dict.fromkeys(type(leaf).__name__ for leaf in leaves))
         raise TypeError(
-            "`shared` should be True or False, Python's, for each parameter or each part of the "
-            "tree of parameters, or a function of them that gives it, got "
-            f"{type(mask).__name__} with leaves of type {kinds}. Masks of single entries are not "
-            "taken."
+            "`shared` should be True or False for each parameter or each part of the tree of "
+            "parameters, or a function of them that gives it, got "
+            f"{type(mask).__name__} with leaves of type {kinds}. Bools of Python are meant, not "
+            "masks of single entries."
         )
     if not any(leaves):
         raise ValueError(
