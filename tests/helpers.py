@@ -151,7 +151,7 @@ def following(tx: optax.GradientTransformationExtraArgs):
         if params is None:
             target = jax.tree.map(lambda leaf: jnp.ones_like(leaf[0]), updates)
         else:
-            target = jax.grad(lambda tree: sum(map(quadratic, jax.tree.leaves(tree))))
+            target = jax.grad(lambda tree: sum(map(quadratic, jax.tree.leaves(tree)), 0.0))
         return tx.update(updates, state, params, target=target, **extra_args)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
