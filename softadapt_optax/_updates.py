@@ -320,7 +320,7 @@ def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     mask = shared(params) if callable(shared) else shared
     leaves = jax.tree.leaves(mask)
     if mask is None or not all(isinstance(leaf, bool | np.bool_) for leaf in leaves):
-        kinds = listed(dict.fromkeys(type(leaf).__name__ for leaf in leaves))
+        kinds = listed(sorted({type(leaf).__name__ for leaf in leaves}))
         raise TypeError(
             "`shared` should be True or False for each parameter or each part of the tree of "
             "parameters, or a function of them that gives it, got "

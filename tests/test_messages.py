@@ -184,7 +184,7 @@ def test_gradients_that_are_not_stacked(gradients, cause):
         (
             lambda params: jax.tree.map(lambda leaf: leaf > 0, params),
             TypeError,
-            "Masks of single entries",
+            "not masks of single entries",
         ),
     ],
     ids=["a part", "arrays"],
