@@ -74,8 +74,8 @@ def nash_mtl(
         it always binds. Default: no limit.
       ridge: the share by which the squared norms of the gradients are raised, >= 0. It is relative
         to each, and bounds the weights where gradients cancel. For many losses the products'
-        rounding may take more: it is K / 4 units in the last place at least (1.9e-6 for 64 losses
-        in float32).
+        rounding may take more: unless it is 0 it is K / 4 units in the last place at least (1.9e-6
+        for 64 losses in float32).
       shared: the parameters that all losses share: a pytree of bools (the parameters'
         structure or a prefix of it) or a function of the parameters that gives one. The
         method looks at them alone; the others, such as heads, get the plain sum (times

@@ -134,9 +134,9 @@ def squared_length(
 
 
 def _ridge(gramian: Float[Array, "K K"], ridge: ArrayLike) -> Float[Array, ""]:
-    """Not less than what rounding may take from a Gramian's smallest eigenvalue.
+    """If there is one, not less than what rounding may take from a Gramian's smallest eigenvalue.
 
     Without it the function need not be convex for many losses, and Newton's method ends anywhere.
     """
-    rounding = len(gramian) / 4 * float(np.finfo(gramian.dtype).eps)
-    return jnp.maximum(jnp.asarray(ridge, gramian.dtype), rounding)
+    ridge, rounding = jnp.asarray(ridge, gramian.dtype), float(np.finfo(gramian.dtype).eps)
+    return jnp.where(ridge > 0, jnp.maximum(ridge, len(gramian) / 4 * rounding), 0.0)
