@@ -55,7 +55,12 @@ WEIGHTINGS = {
     "GradNorm": sa.gradnorm(3, every=100),
     "Nash-MTL": sa.nash_mtl(3, weight_sum=3.0),
 }
-COLOURS = ("black", "C3", "C9", "C4")  # of the weightings; those of the losses come first
+STYLES = (
+    {"color": "black"},
+    {"color": "0.6"},
+    {"color": "C9", "linestyle": "--"},
+    {"color": "C3", "linewidth": 2},
+)  # of the weightings; colours of the losses come first
 SHOWN = "Nash-MTL"  # whose solution the picture has beside the exact one
 
 
@@ -256,8 +261,8 @@ def draw(solutions: dict[str, np.ndarray], curves: dict[str, Curves], out: pathl
         image = ax.pcolormesh(TIMES, PLACES, values.T, cmap="RdBu_r", vmin=-1, vmax=1)
         ax.set(title=title, xlabel="t", ylabel="x")
     top.colorbar(image, ax=axes[:2], label="u", pad=0.02)
-    for (name, curve), colour in zip(curves.items(), COLOURS, strict=True):
-        axes[2].plot(curve.steps, curve.error, color=colour, label=name)
+    for (name, curve), style in zip(curves.items(), STYLES, strict=True):
+        axes[2].plot(curve.steps, curve.error, label=name, **style)
     axes[2].set(title="Relative error in the L2 norm", xlabel="step", yscale="log")
     axes[2].legend()
 
