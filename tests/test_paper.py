@@ -369,6 +369,13 @@ def test_the_headline_is_judged_by_both_sums(by_sum, verdict):
     assert load("rosenbrock").headline_verdict(found).verdict == verdict
 
 
+def test_the_headline_of_starts_that_differ():
+    both = {"K": summary(0.567) | {"low": [0.3, 0.4], "high": [0.7, 0.6]}, "1": summary(1.13)}
+    found = {"starts": 3, "fixed": {"variants": {"loss weighted": both}}}
+    verdict = load("rosenbrock").headline_verdict(found).verdict
+    assert verdict.endswith("only if the weights sum to 2 and the median of the starts counts")
+
+
 @pytest.mark.parametrize(
     ("without_beta", "with_beta", "is_gain_of_beta"),
     [(0.567, 0.567, False), (1.0, 0.567, True), (0.567, 0.6, False), (np.inf, np.inf, False)],
