@@ -18,7 +18,7 @@ from softadapt_optax._per_loss import (
     names_of,
     order_of,
 )
-from softadapt_optax._state import BalanceState
+from softadapt_optax._state import BalanceState, states_in
 from softadapt_optax._updates import loss_names_in
 
 
@@ -173,8 +173,7 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
 
 def _balance_state(opt_state: PyTree) -> BalanceState:
     """The one in an optimizer's state."""
-    leaves = jax.tree.leaves(opt_state, is_leaf=_is_balance_state)
-    states = [leaf for leaf in leaves if _is_balance_state(leaf)]
+    states = states_in(opt_state)
     if len(states) != 1:
         if states and isinstance(opt_state, list):
             cause = (
@@ -194,10 +193,6 @@ def _balance_state(opt_state: PyTree) -> BalanceState:
             f"{cause}."
         )
     return states[0]
-
-
-def _is_balance_state(leaf: Any) -> bool:
-    return isinstance(leaf, BalanceState)
 
 
 def _array_in(field: PyTree) -> Any:

@@ -212,8 +212,7 @@ def _called(schedule: Any, step: ArrayLike, path: Sequence[Any]) -> PyTree:
             f"An option that is a function of the step{where} should take one argument, the step, "
             f"an integer array that JAX may trace, got {type(error).__name__} from it. Likely "
             "cause: `min`, `math` or `numpy` in the place of `jnp.minimum`, `jnp.where` and the "
-            "like; schedules of Optax do. It said: "
-            f"{str(error).splitlines()[0]}"
+            "like; schedules of Optax do. It said: " + str(error).partition("\n")[0]
         ) from error
 
 

@@ -212,6 +212,16 @@ def _next_count(count: Int[Array, ""], every: int) -> Int[Array, ""]:
     return jnp.where(count < last, count, last - every) + 1
 
 
+def states_in(tree: PyTree) -> list[BalanceState]:
+    """The states of weightings in that of an optimizer, at any depth."""
+    leaves = jax.tree.leaves(tree, is_leaf=_is_state)
+    return [leaf for leaf in leaves if _is_state(leaf)]
+
+
+def _is_state(leaf: PyTree) -> bool:
+    return isinstance(leaf, BalanceState)
+
+
 def is_kept(field: PyTree) -> bool:
     """Whether a field of the state is an array, not ``()``."""
     return bool(jax.tree.leaves(field))

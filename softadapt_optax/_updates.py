@@ -28,7 +28,7 @@ from softadapt_optax._per_loss import (
 )
 from softadapt_optax._shapes import listed, shapes_by_path
 from softadapt_optax._stacked import check_stacked
-from softadapt_optax._state import BalanceState
+from softadapt_optax._state import BalanceState, states_in
 
 
 def taken(
@@ -240,27 +240,13 @@ def check_like(state: PyTree, expected: PyTree, message: str) -> None:
     if structures[0] == structures[1] and found == wanted:
         return
     head = message.split(" Likely cause:")[0]
-    if structures[0] == structures[1] and _describe(state, dtypes=False) == _describe(
-        expected, dtypes=False
-    ):
-        message = head + (
-            " Likely cause: the dtypes were changed, by `optax.tree.cast` or a change of "
-            "`jax_enable_x64`; statistics of losses want float32 or more, so cast the parameters "
-            "alone."
-        )
-    if structures[0] == structures[1] and (batch := _batch_of(state, expected)):
-        message = head + (
-            f" Likely cause: a batch of states, of shape {batch}, as `jax.vmap` makes one; map "
-            "`update` over it too."
-        )
-    if not _is_ours(state) and _has_ours(state):
-        message = head + (
-            " Likely cause: the state of a whole chain; pass the weighting's, its first member."
-        )
+    of_names = _other_names(state, expected) if found == wanted else ""
+    if of_names:
+        raise ValueError(f"{head} {of_names}")
+    cause = _cause_of_state(state, expected, structures[0] == structures[1])
+    if cause:
+        message = f"{head} Likely cause: {cause}."
     if found == wanted:
-        of_names = _other_names(state, expected)
-        if of_names:
-            raise ValueError(f"{head} {of_names}")
         raise ValueError(f"{message} Expected {structures[1]}, got {structures[0]}.")
     raise ValueError(
         f"{message} Expected {type(expected).__name__} with {listed(wanted)}, got "
@@ -268,12 +254,23 @@ def check_like(state: PyTree, expected: PyTree, message: str) -> None:
     )
 
 
-def _has_ours(state: PyTree) -> bool:
-    return any(map(_is_ours, jax.tree.leaves(state, is_leaf=_is_ours)))
-
-
-def _is_ours(part: Any) -> bool:
-    return isinstance(part, BalanceState)
+def _cause_of_state(state: PyTree, expected: PyTree, has_its_structure: bool) -> str:
+    """Why a state is not the one expected, where that can be seen."""
+    if not has_its_structure:
+        if states_in(state) and not isinstance(state, BalanceState):
+            return "the state of a whole chain; pass the weighting's, its first member"
+        return ""
+    if _describe(state, dtypes=False) == _describe(expected, dtypes=False):
+        return (
+            "the dtypes were changed, by `optax.tree.cast` or a change of `jax_enable_x64`; "
+            "statistics of losses want float32 or more, so cast the parameters alone"
+        )
+    if batch := _batch_of(state, expected):
+        return (
+            f"a batch of states, of shape {batch}, as `jax.vmap` makes one; map `update` over it "
+            "too"
+        )
+    return ""
 
 
 def _batch_of(state: PyTree, expected: PyTree) -> tuple[int, ...]:
