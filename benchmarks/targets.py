@@ -35,6 +35,7 @@ from benchmarks.target_rows import (
     FOLLOWING,
     GRID,
     MAIN_FIRST,
+    METHODS,
     RANDOM,
     ROWS,
     THEN_FIXED,
@@ -206,7 +207,28 @@ def goals_of(reports: Reports) -> str:
             f"problems ({', '.join(good) or 'none'}); the goal, that at no more than "
             f"{AFFORDABLE:g} plain runs, is reached on {len(reached)}."
         )
-    return "\n".join(wrapped(part) for part in parts)
+    return "\n".join(wrapped(part) for part in [*parts, blind_ones_of(reports)])
+
+
+def blind_ones_of(reports: Reports) -> str:
+    """One sentence on the methods that see the training losses only."""
+    as_good = {
+        name: [
+            problem
+            for problem, report in reports.items()
+            if name in report["rows"] and is_as_good(report["rows"][name])
+        ]
+        for name in METHODS
+    }
+    parts = [
+        f"`{name}` on {len(problems)} ({', '.join(problems)})"
+        for name, problems in sorted(as_good.items(), key=lambda item: -len(item[1]))
+        if problems
+    ]
+    return (
+        "* **Of the methods that see the training losses only**, not worse than the grid search: "
+        f"{', '.join(parts) or 'none'}. Each of the others is worse on all problems."
+    )
 
 
 def wrapped(text: str) -> str:
@@ -230,7 +252,7 @@ def draw_rows(axes: plt.Axes, name: str, report: Report) -> None:
     axes.xaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(plt.matplotlib.ticker.NullLocator())
-    axes.set_yticks(range(len(names)), names, fontsize="small")
+    axes.set_yticks(range(len(names)), names, fontsize="x-small")
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="x", labelsize="small")
     axes.grid(axis="y", color="0.92")
@@ -260,10 +282,11 @@ def draw(reports: Reports) -> dict[str, matplotlib.figure.Figure]:
     if not reports:
         return {}
     reports = {name: compared(report) for name, report in reports.items()}
+    num_rows = max(len(report["rows"]) for report in reports.values())
     figure, axes = plt.subplots(
         len(reports),
         2,
-        figsize=(12.5, 0.8 + 4.4 * len(reports)),
+        figsize=(12.5, 0.8 + (0.9 + 0.15 * num_rows) * len(reports)),
         squeeze=False,
         layout="constrained",
         width_ratios=(1.0, 1.1),

@@ -52,6 +52,18 @@ def weights_along(tx: optax.GradientTransformationExtraArgs, trajectory) -> jax.
     return weights_of_steps(tx, trajectory, jnp.zeros((*np.shape(trajectory), 1)))
 
 
+@functools.cache
+def made(factory, *args, **options):
+    """The transformation, the same one for the same arguments, whose programs are compiled."""
+    return factory(*args, **options)
+
+
+def weights_of(tx: optax.GradientTransformationExtraArgs, gradients) -> np.ndarray:
+    """The weights of one step of stacked gradients, [K, parameters], beside losses of 1."""
+    gradients = np.asarray(gradients, np.float32)
+    return np.asarray(weights_of_steps(tx, np.ones((1, len(gradients))), gradients[None])[0])
+
+
 def gradient_cases(num_losses: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Gradients in float64, shape [K, 12], of every kind that gives solvers trouble."""
     rng = np.random.default_rng(seed)

@@ -11,7 +11,9 @@ import numpy as np
 import optax
 import pytest
 from helpers import (
+    MORE_METHODS,
     NAMES,
+    ONE_OF_EACH_KIND,
     OPTAX_VERSION,
     all_factories,
     each_kind,
@@ -212,7 +214,7 @@ def test_init_needs_no_parameters(name):
         chex.assert_trees_all_equal(concrete, tx.init(other))
 
 
-@each_factory
+@each_kind
 def test_state_is_arrays_of_stable_type(name):
     tx, step, _ = compiled_step(name)
     params = quadratic_params()
@@ -386,8 +388,11 @@ PROMOTED_BY_OPTAX = ("softadapt, schedule", "uncertainty", "famo", "gradnorm", "
 @pytest.mark.parametrize(
     "name",
     [
-        *(name for name in FACTORIES if name not in PROMOTED_BY_OPTAX),
-        *("uncertainty, sgd", "pcgrad, mean", "mgda, both", "mgda, frank_wolfe"),
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
+        for name in (
+            *(name for name in FACTORIES if name not in PROMOTED_BY_OPTAX),
+            *("uncertainty, sgd", "pcgrad, mean", "mgda, both", "mgda, frank_wolfe"),
+        )
     ],
 )
 def test_no_method_needs_implicit_promotion(name):

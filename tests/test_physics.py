@@ -165,7 +165,13 @@ def test_what_was_observed_is_the_solution_with_noise():
 # Training.
 
 
-@EACH
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "Burgers, inverse" else pytest.mark.slow)
+        for name in EQUATIONS
+    ],
+)
 def test_training_lowers_the_losses(name):
     equation, steps = EQUATIONS[name], 80
     task = physics.task_of(equation, (0, 1), steps, at_once=2)

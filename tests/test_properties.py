@@ -132,8 +132,8 @@ SECOND_FORMS = (
 )
 
 
-# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. With a period and with
-# priorities the others take the slow run too.
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. But for the first two
+# laws the others take the slow run.
 ONE_OF_EACH_KIND = ("realtime_loss", "softadapt", "learned_weights", "gradnorm", "mgda")
 
 
@@ -144,14 +144,11 @@ def of_methods(names):
     )
 
 
-def each_method_and_period(*periods):
-    is_quick = lambda name, every: (
-        name not in SECOND_FORMS and (every == 1 or name in ONE_OF_EACH_KIND)
-    )
+def each_kind_and_period(*periods):
     return pytest.mark.parametrize(
         ("method", "every"),
         [
-            pytest.param(name, every, marks=() if is_quick(name, every) else MORE_METHODS)
+            pytest.param(name, every, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
             for name in METHODS
             for every in periods
         ],
@@ -239,7 +236,7 @@ def test_one_loss_alone(method):
     np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
 
 
-@each_method_and_period(1, 2)
+@each_kind_and_period(1, 2)
 def test_a_step_with_a_bad_loss_or_gradient_keeps_the_weights(method, every):
     bad = np.nan if every == 1 else np.inf
     losses, gradients = history_of(3)
@@ -293,7 +290,7 @@ def test_a_loss_of_priority_zero_is_left_out(method, case):
 # Losses without data in a batch.
 
 
-@each_method_and_period(1, 3)
+@each_kind_and_period(1, 3)
 def test_everyone_present_is_no_mask(method, every):
     losses, gradients = history_of(3)
     tx = make(method, 3, every=every)
@@ -303,7 +300,7 @@ def test_everyone_present_is_no_mask(method, every):
     )
 
 
-@each_method_and_period(1, 3)
+@each_kind_and_period(1, 3)
 def test_an_absent_loss_gets_no_weight_and_its_share_is_kept_for_it(method, every):
     losses, gradients = history_of(3)
     present = np.random.default_rng(1).random((STEPS, 3)) < 0.6
@@ -360,7 +357,7 @@ def test_an_absent_loss_changes_nothing_but_itself(method, every, is_lazy):
     np.testing.assert_allclose(rows[1], np.where(present, rows[0], 0.0), rtol=1e-5)
 
 
-@each_method
+@each_kind
 def test_an_absent_loss_leaves_no_trace(method):
     """The state after a step is the same whatever the absent loss and its gradient are."""
     losses, gradients = history_of(3)

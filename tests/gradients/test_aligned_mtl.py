@@ -5,16 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import coarse, gradient_cases, unchecked, weights_of_steps
+from helpers import coarse, gradient_cases, made, unchecked, weights_of
 
 import softadapt_optax as sa
 
 SCALES = ("min", "median", "rmse")
-
-
-def weights_of(tx, gradients):
-    gradients = np.asarray(gradients, np.float32)
-    return np.asarray(weights_of_steps(tx, np.ones((1, len(gradients))), gradients[None])[0])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +25,7 @@ def weights_of(tx, gradients):
     ],
 )
 def test_agrees_with_the_oracle(num_losses, scale):
-    tx = sa.aligned_mtl(num_losses, scale)
+    tx = made(sa.aligned_mtl, num_losses, scale)
     for seed in range(3):
         for case, gradients in gradient_cases(num_losses, seed).items():
             rows = coarse(gradients)
@@ -43,7 +38,7 @@ def test_agrees_with_the_oracle(num_losses, scale):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_length_is_that_of_the_shortest_component(seed):
     gradients = gradient_cases(5, seed)["random"]
-    h = weights_of(sa.aligned_mtl(5), gradients) @ gradients
+    h = weights_of(made(sa.aligned_mtl, 5), gradients) @ gradients
     shortest = np.linalg.svd(gradients, compute_uv=False)[-1]
     np.testing.assert_allclose(np.linalg.norm(h), shortest / np.sqrt(5), rtol=1e-5)
 
@@ -55,36 +50,36 @@ def test_two_gradients_in_closed_form(ratio):
     root, trace = np.sqrt(np.linalg.det(gramian)), np.trace(gramian)
     inverse_root = np.linalg.inv(gramian + root * np.eye(2)) * np.sqrt(trace + 2 * root)
     wanted = 0.5 * np.sqrt(np.linalg.eigvalsh(gramian)[0]) * inverse_root.sum(axis=1)
-    np.testing.assert_allclose(weights_of(sa.aligned_mtl(2), gradients), wanted, rtol=1e-5)
+    np.testing.assert_allclose(weights_of(made(sa.aligned_mtl, 2), gradients), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_weights_do_not_depend_on_a_common_scale(scale):
     gradients = gradient_cases(4)["random"]
-    small, large = (weights_of(sa.aligned_mtl(4, scale), s * gradients) for s in (1e-6, 1e6))
+    small, large = (weights_of(made(sa.aligned_mtl, 4, scale), s * gradients) for s in (1e-6, 1e6))
     np.testing.assert_allclose(small, large, rtol=1e-4)
 
 
 def test_edge_cases():
-    np.testing.assert_allclose(weights_of(sa.aligned_mtl(1), [[2.0, 0.0]]), 1.0, rtol=1e-6)
-    np.testing.assert_allclose(weights_of(sa.aligned_mtl(2), np.ones((2, 3))), 0.5, rtol=1e-6)
-    with_zero = weights_of(sa.aligned_mtl(3), [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    np.testing.assert_allclose(weights_of(made(sa.aligned_mtl, 1), [[2.0, 0.0]]), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(weights_of(made(sa.aligned_mtl, 2), np.ones((2, 3))), 0.5, rtol=1e-6)
+    with_zero = weights_of(made(sa.aligned_mtl, 3), [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
     np.testing.assert_allclose(with_zero, [1 / 3, 0.0, 1 / 3], rtol=1e-6)
-    np.testing.assert_array_equal(weights_of(sa.aligned_mtl(3), np.zeros((3, 2))), 0.0)
+    np.testing.assert_array_equal(weights_of(made(sa.aligned_mtl, 3), np.zeros((3, 2))), 0.0)
     for factor, wanted in ((10.0, 5.5), (-1.0, 0.0), (-10.0, -4.5)):
         gradients = np.array([[1.0, 0.0], [factor, 0.0]])
-        h = weights_of(sa.aligned_mtl(2), gradients) @ gradients
+        h = weights_of(made(sa.aligned_mtl, 2), gradients) @ gradients
         np.testing.assert_allclose(h, [wanted, 0.0], atol=1e-5)
     angles = 2 * np.pi / 3 * np.arange(3)
     around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    np.testing.assert_allclose(weights_of(sa.aligned_mtl(3), around) @ around, 0.0, atol=1e-6)
+    np.testing.assert_allclose(weights_of(made(sa.aligned_mtl, 3), around) @ around, 0.0, atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["random", "orthogonal", "identical", "opposite", "all zero"])
 def test_derivatives_are_finite_and_right(case):
     """Of orthogonal gradients all eigenvalues are equal; the mean of all has a derivative."""
-    tx = sa.aligned_mtl(3, "rmse")
+    tx = made(sa.aligned_mtl, 3, "rmse")
     cases = gradient_cases(3, 1) | {"orthogonal": np.eye(3, 12)}
     point = jnp.asarray(cases[case], jnp.float32)
     direction = jnp.asarray(gradient_cases(3, 2)["random"], jnp.float32)

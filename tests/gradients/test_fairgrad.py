@@ -1,11 +1,13 @@
 """FairGrad and Nash-MTL, whose weights are a power of what each loss gains."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import gradient_cases, unchecked, weights_of_steps
+from helpers import gradient_cases, made, unchecked, weights_of
 
 import softadapt_optax as sa
 from softadapt_optax._solvers.fairness import fair_weights
@@ -16,11 +18,6 @@ RIDGE = 1e-6
 METHODS = {"nash_mtl": (sa.nash_mtl, 1.0), "fairgrad": (lambda k: sa.fairgrad(k, 2.0), 2.0)}
 each_method = pytest.mark.parametrize("method", METHODS)
 solve = jax.jit(fair_weights, static_argnums=4)
-
-
-def weights_of(tx, gradients):
-    gradients = np.asarray(gradients, np.float32)
-    return np.asarray(weights_of_steps(tx, np.ones((1, len(gradients))), gradients[None])[0])
 
 
 def gramian_of(gradients):
@@ -72,27 +69,27 @@ def test_the_bargain_of_two_in_closed_form(scale):
     gradients = np.array([[1.0, 0.0], [-0.5, 1.0]]) * [[1.0], [scale]]
     norms = np.linalg.norm(gradients, axis=1)
     cosine = gradients[0] @ gradients[1] / np.prod(norms)
-    for tx in (sa.nash_mtl(2, ridge=0.0), sa.fairgrad(2, ridge=0.0)):
+    for tx in (made(sa.nash_mtl, 2, ridge=0.0), made(sa.fairgrad, 2, ridge=0.0)):
         found = weights_of(tx, gradients)
         np.testing.assert_allclose(found * norms, 1 / np.sqrt(1 + cosine), rtol=1e-5)
 
 
 def test_the_bargain_is_as_long_as_it_may_be_and_does_not_see_scales():
     gradients = gradient_cases(5)["random"]
-    h = weights_of(sa.nash_mtl(5), gradients) @ gradients
+    h = weights_of(made(sa.nash_mtl, 5), gradients) @ gradients
     np.testing.assert_allclose(np.linalg.norm(h), np.sqrt(5), rtol=1e-4)
     factors = 10.0 ** np.arange(-2, 3)[:, None]
-    other = weights_of(sa.nash_mtl(5), factors * gradients) @ (factors * gradients)
+    other = weights_of(made(sa.nash_mtl, 5), factors * gradients) @ (factors * gradients)
     np.testing.assert_allclose(other, h, rtol=1e-4, atol=1e-5)
-    short = weights_of(sa.nash_mtl(5, 0.5), gradients) @ gradients
+    short = weights_of(made(sa.nash_mtl, 5, 0.5), gradients) @ gradients
     np.testing.assert_allclose(short, h * 0.5 / np.linalg.norm(h), rtol=1e-4, atol=1e-6)
-    long = weights_of(sa.nash_mtl(5, 10.0), gradients) @ gradients
+    long = weights_of(made(sa.nash_mtl, 5, 10.0), gradients) @ gradients
     np.testing.assert_allclose(long, h, rtol=1e-5)
 
 
 def test_edge_cases():
     for method, single, same in (("nash_mtl", 0.2, np.sqrt(2)), ("fairgrad", 5 ** (-4 / 3), None)):
-        make = METHODS[method][0]
+        make = functools.partial(made, METHODS[method][0])
         np.testing.assert_allclose(weights_of(make(1), [[3.0, 4.0]]), single, rtol=1e-5)
         twice = np.tile([[0.0, 1.0]], (2, 1))
         found = weights_of(make(2), twice)
@@ -100,13 +97,13 @@ def test_edge_cases():
         if same is not None:
             np.testing.assert_allclose(found @ twice, [0.0, same], rtol=1e-5)
     orthogonal = np.diag([1.0, 10.0])
-    h = weights_of(sa.fairgrad(2, 2.0), orthogonal) @ orthogonal
+    h = weights_of(made(sa.fairgrad, 2, 2.0), orthogonal) @ orthogonal
     np.testing.assert_allclose(h, [1.0, 0.464], rtol=1e-3)
 
 
 @each_method
 def test_a_gradient_of_zero_is_left_out(method):
-    make = METHODS[method][0]
+    make = functools.partial(made, METHODS[method][0])
     for num_losses in (4, 10):
         gradients = gradient_cases(num_losses)["zero"]
         found = weights_of(make(num_losses), gradients)
@@ -118,7 +115,7 @@ def test_a_gradient_of_zero_is_left_out(method):
 
 @each_method
 def test_where_gradients_cancel_so_does_h(method):
-    make = METHODS[method][0]
+    make = functools.partial(made, METHODS[method][0])
     angles = 2 * np.pi * np.arange(3) / 3
     for gradients in (
         np.array([[1.0, 0.0], [-1.0, 0.0]]),

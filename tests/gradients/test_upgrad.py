@@ -1,21 +1,18 @@
 """UPGrad and DualProj, projections onto the dual cone of the gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from helpers import gradient_cases, unchecked, weights_of_steps
+from helpers import gradient_cases, made, unchecked, weights_of
 
 import softadapt_optax as sa
 
 METHODS = {"upgrad": oracle.upgrad_weights, "dual_proj": oracle.dual_proj_weights}
 each_method = pytest.mark.parametrize("method", METHODS)
-
-
-def weights_of(tx, gradients):
-    gradients = np.asarray(gradients, np.float32)
-    return np.asarray(weights_of_steps(tx, np.ones((1, len(gradients))), gradients[None])[0])
 
 
 def gramian_of(gradients):
@@ -27,7 +24,7 @@ def gramian_of(gradients):
 @pytest.mark.parametrize("num_losses", [3, 8])
 def test_agrees_with_the_oracle(method, num_losses):
     gradients = gradient_cases(num_losses)["random"]
-    found = weights_of(getattr(sa, method)(num_losses), gradients)
+    found = weights_of(made(getattr(sa, method), num_losses), gradients)
     wanted = METHODS[method](gramian_of(gradients), ridge=1e-6)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -36,7 +33,7 @@ def test_agrees_with_the_oracle(method, num_losses):
 @pytest.mark.parametrize("seed", range(5))
 def test_no_loss_rises(method, seed):
     gradients = gradient_cases(6, seed)["random"]
-    h = weights_of(getattr(sa, method)(6), gradients) @ gradients
+    h = weights_of(made(getattr(sa, method), 6), gradients) @ gradients
     cosines = gradients @ h / np.linalg.norm(gradients, axis=1) / np.linalg.norm(h)
     assert np.min(cosines) > -1e-3
 
@@ -44,7 +41,7 @@ def test_no_loss_rises(method, seed):
 @each_method
 def test_without_conflict_they_are_the_mean(method):
     gradients = np.abs(gradient_cases(4)["random"])
-    np.testing.assert_allclose(weights_of(getattr(sa, method)(4), gradients), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(weights_of(made(getattr(sa, method), 4), gradients), 0.25, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -52,13 +49,13 @@ def test_two_gradients_in_closed_form(scale):
     gradients = np.array([[1.0, 0.0], [-0.5, 1.0]]) * [[1.0], [scale]]
     conflict = 0.5 * scale
     wanted = 0.5 * (1 + conflict / np.sum(gradients**2, axis=1))
-    found = weights_of(sa.upgrad(2, ridge=0.0), gradients)
+    found = weights_of(made(sa.upgrad, 2, ridge=0.0), gradients)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @each_method
 def test_edge_cases(method):
-    make = getattr(sa, method)
+    make = functools.partial(made, getattr(sa, method))
     np.testing.assert_allclose(weights_of(make(1), [[2.0, 0.0]]), 1.0, rtol=1e-6)
     with_zero = weights_of(make(3), [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
     np.testing.assert_allclose(with_zero, 1 / 3, rtol=1e-6)
@@ -70,7 +67,7 @@ def test_edge_cases(method):
 @pytest.mark.slow
 @each_method
 def test_derivatives_in_the_gradients(method):
-    tx = getattr(sa, method)(3)
+    tx = made(getattr(sa, method), 3)
     point = jnp.asarray(gradient_cases(3, 1)["random"], jnp.float32)
     direction = jnp.asarray(gradient_cases(3, 2)["random"], jnp.float32)
 
