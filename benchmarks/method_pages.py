@@ -42,7 +42,8 @@ def fared(row: str, reports: Reports) -> str:
     if row != FIXED:
         beats = problems_where("better", row, FIXED, reports)
         text += f", ahead of searched weights on {counted(beats)}"
-    return f"{text}; {measured} problems" if measured else "not measured yet"
+    problems = "1 problem" if measured == 1 else f"{measured} problems"
+    return f"{text}; {problems}" if measured else "not measured yet"
 
 
 def written(rows: list[str], reports: Reports) -> str:

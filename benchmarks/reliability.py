@@ -214,8 +214,8 @@ tree of parameters (empty, nested, scalars, None, a single array, empty arrays),
 bfloat16, float32, float64), lazy or stacked gradients, absent losses, losses from 1e-38 to 3e38
 and gradients from 1e-12 to 1e12 (as far as the dtype reaches). They look for wrong shapes or
 dtypes, silent broadcasts, an h that is not the weighted sum (against float64), weights that are
-negative, NaN from finite input,
-a state that changes its shape or becomes non-finite. Last run with `FUZZ_PROFILE=nightly`:
+negative where a method's may not be, NaN from finite input, a state that changes its shape or
+becomes non-finite. Last run with `FUZZ_PROFILE=nightly`:
 {cases:,} cases, of which {fuzz["not finite"]:,} with losses or gradients that are not finite and
 {fuzz["wrong"]:,} with gradients of wrong shapes that have to raise; {fuzz["updates"]:,} updates;
 none failed. ({measured_on(fuzz)}.)

@@ -211,7 +211,7 @@ def goals_of(reports: Reports) -> str:
 
 
 def blind_ones_of(reports: Reports) -> str:
-    """One sentence on the methods that see the training losses only."""
+    """One sentence on the methods that see the training data only."""
     as_good = {
         name: [
             problem
@@ -226,7 +226,7 @@ def blind_ones_of(reports: Reports) -> str:
         if problems
     ]
     return (
-        "* **Of the methods that see the training losses only**, not worse than the grid search: "
+        "* **Of the methods that see the training data only**, not worse than the grid search: "
         f"{', '.join(parts) or 'none'}. Each of the others is worse on all problems."
     )
 
@@ -344,7 +344,7 @@ def about(reports: Reports) -> str:
     )
     items = (
         "**The question.** A grid search sees what is wanted, a loss of validation digits; the "
-        "other methods see the training losses only. `hypergradient` sees what the search sees: "
+        "other methods see the training data only. `hypergradient` sees what the search sees: "
         "the same validation digits, in batches. Is one run of it as good as the search?",
         "**Nothing is chosen on test digits.** For each row and seed the learning rate, for the "
         "searches rate and weights together, are those with the least cross entropy of the "

@@ -102,7 +102,10 @@ def test_derivatives_at_gradients_of_zero_are_finite(method):
     "factory",
     [
         sa.uncertainty,
-        *(pytest.param(f, marks=pytest.mark.slow) for f in (sa.learned_weights, sa.gradnorm)),
+        *(
+            pytest.param(f, marks=pytest.mark.slow)
+            for f in (sa.learned_weights, sa.gradnorm, sa.famo)
+        ),
     ],
 )
 @pytest.mark.parametrize(

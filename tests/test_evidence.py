@@ -305,10 +305,33 @@ def test_what_is_advised_is_among_the_best(suite):
         assert row in best
 
 
+def text_of(page):
+    """In one line; of a notebook that of its cells."""
+    text = (ROOT / page).read_text()
+    if page.endswith(".ipynb"):
+        text = "".join(line for cell in json.loads(text)["cells"] for line in cell["source"])
+    return " ".join(text.split())
+
+
 def test_the_pages_have_the_number_of_problems():
     assert len(PROBLEMS) == 12
-    for page in ("README.md", "docs/index.md"):
-        assert "twelve problems" in " ".join((ROOT / page).read_text().split())
+    pages = ("README.md", "docs/index.md", "notebooks/choose_a_method.ipynb")
+    for page in (*pages, "notebooks/quickstart.ipynb"):
+        assert "twelve problems" in text_of(page)
+
+
+def test_what_the_pages_say_of_searched_weights_and_of_relobralo():
+    found = evidence.reports_to_tell()
+    verdicts = {
+        name: [row.get(f"against {FIXED}", {}).get("verdict") for row in report["rows"].values()]
+        for name, report in found.items()
+    }
+    assert sum("better" not in each for each in verdicts.values()) == 10
+    assert "on ten of the twelve problems" in text_of("notebooks/choose_a_method.ipynb")
+    physics_reports = evidence.of_suite("physics", found).values()
+    against = [report["rows"]["relobralo"][f"against {PLAIN}"] for report in physics_reports]
+    assert "better" not in [each["verdict"] for each in against]
+    assert "`relobralo`, made for them and here no better than the sum" in text_of("README.md")
 
 
 def test_the_page_of_evidence_is_what_was_measured():

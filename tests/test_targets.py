@@ -288,7 +288,7 @@ def test_a_verdict_follows_from_interval_and_cost():
     goals = " ".join(targets.goals_of({"one": found, "two": report(tied, worse, tied)}).split())
     assert "**hypergradient**: not worse than the grid search on 2 of 2 problems" in goals
     assert "**hypergradient, every=10**: not worse than the grid search on 1 of 2" in goals
-    assert "is reached on 1. * **Of the methods that see the training losses only**" in goals
+    assert "is reached on 1. * **Of the methods that see the training data only**" in goals
     assert goals.endswith(
         "not worse than the grid search: none. Each of the others is worse on all problems."
     )
@@ -349,7 +349,9 @@ def test_what_the_readme_says_was_measured():
     cost = max(max(row["evaluations"], row["flops"]) for row in told)
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"than searches of {min(runs):.0f} to {max(runs):.0f} runs on any of four" in readme
-    assert f"at {cost:.1f} times the cost of one run; untold, on three of them it was" in readme
+    assert (
+        f"at {cost:.1f} times the computation of one run; untold, on three of them it was" in readme
+    )
 
 
 @pytest.mark.slow
