@@ -41,6 +41,8 @@ def check_pair(output: Any) -> tuple[PyTree, Any]:
 
 
 def _kind_of(output: Any) -> str:
+    if isinstance(output, jax.Array):
+        return f"an array of shape {output.shape}"
     return f"a tuple of {len(output)}" if isinstance(output, tuple) else type(output).__name__
 
 

@@ -99,14 +99,14 @@ def balance(
     norms between 1e-18 and 1e18.
 
     Whatever has an entry for each loss may be an array or a sequence, or have the names of the
-    losses, a dictionary say; names on both sides have to be the same. By position the order is
-    that of the names in ``num_losses``. Without them it is the ``jax.tree.leaves`` order of the
-    losses, where names are sorted: beside losses with names a list is refused, unless its entries
-    are equal, and an array is taken in that order. Where the names in ``num_losses`` are not
-    sorted, ``losses=`` have to go by name, as two orders are possible then: that of the names and
-    that of ``ComponentGrads.losses`` and ``stack()``. Stacked gradients are in the latter: beside
-    losses with names their rows are in the order of the *sorted* names, whatever that of
-    ``num_losses``.
+    losses, a dictionary say; names on both sides have to be the same. By position the order is that
+    of the names in ``num_losses``. Without them it is the ``jax.tree.leaves`` order of the losses,
+    where the names of a plain dictionary are sorted: beside losses with names a list is refused,
+    unless its entries are equal, and an array is taken in that order. Where the names in
+    ``num_losses`` are not sorted, ``losses=`` have to go by name, as two orders are possible then:
+    that of the names and that of ``ComponentGrads.losses`` and ``stack()``. Stacked gradients are
+    in the latter: beside losses with names their rows are in the order of the *sorted* names,
+    whatever that of ``num_losses``.
 
     Args:
       weighting: the method, a :class:`Weighting`.

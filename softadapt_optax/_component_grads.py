@@ -36,9 +36,9 @@ class ComponentGrads:
       backward pass, whatever K is;
     * ``alignments(direction)`` are the inner products of the K gradients with a direction at the
       price of one *forward* pass, whatever K is;
-    * ``stack()`` and ``gramian()`` form the K gradients, each pulled back on its own, so
-      that what a component does not touch (another task's head, another loss's batch) is
-      not computed for it.
+    * ``stack()``, ``gramian()``, ``squared_norms()`` and ``magnitudes()`` form the K gradients,
+      each pulled back on its own, so that what a component does not touch (another task's head,
+      another loss's batch) is not computed for it.
 
     It lives inside one training step and is deliberately not a pytree of arrays: whatever
     maps over it, such as clipping placed before the weighting, raises a ``TypeError``. To
@@ -51,6 +51,15 @@ class ComponentGrads:
         ``update`` the losses by name, as the loss function returned them.
       names: their K paths in what the loss function returned, such as ``"mse"`` or
         ``"outer/inner"``; None where they go by position, as in an array, a list or a tuple.
+
+    Examples:
+      >>> import jax.numpy as jnp, softadapt_optax as sa
+      >>> losses_fn = lambda x: {"fit": jnp.sum((x - 3.0) ** 2), "size": jnp.sum(x**2)}
+      >>> losses, grads = sa.value_and_component_grads(losses_fn)(jnp.asarray([1.0, 2.0]))
+      >>> grads
+      ComponentGrads(num_losses=2, names=['fit', 'size'])
+      >>> print(grads.combine([1.0, 0.5]), grads.squared_norms())  # (-4, -2) + (1, 2)
+      [-3.  0.] [20. 20.]
     """
 
     losses: Float[Array, " K"]
@@ -103,7 +112,14 @@ class ComponentGrads:
         return self._products(gramian_of, mask)
 
     def squared_norms(self, mask: PyTree[bool] | None = None) -> Float[Array, " K"]:
-        r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone."""
+        r"""The squared norms :math:`\|\nabla f_k\|^2`, the diagonal of ``gramian(mask)`` alone.
+
+        Args:
+          mask: as for :meth:`gramian`.
+
+        Returns:
+          An array of shape [K], float32, or float64 under x64.
+        """
         return self._products(squared_norms_of, mask)
 
     def magnitudes(self, mask: PyTree[bool] | None = None) -> Float[Array, "2 K"]:
@@ -139,12 +155,25 @@ class ComponentGrads:
         Raises:
           ValueError: the direction has another structure or other shapes than the parameters.
         """
-        if mask is not None:
-            direction = merge(mask, direction, jax.tree.map(jnp.zeros_like, direction))
-        return self._derivatives.push(direction)
+        if mask is None:
+            return self._derivatives.push(direction)
+        try:
+            masked = merge(mask, direction, jax.tree.map(jnp.zeros_like, direction))
+        except (TypeError, ValueError):
+            self._derivatives.push(direction)  # which says so if it is the direction
+            raise
+        return self._derivatives.push(masked)
 
     def squared_norm(self, direction: PyTree, mask: PyTree[bool] | None = None) -> Float[Array, ""]:
-        """That of a direction, over the parameters that count."""
+        r"""The squared norm :math:`\|v\|^2` of a direction v, as those of the gradients are made.
+
+        Args:
+          direction: v, a pytree like the parameters.
+          mask: as for :meth:`gramian`.
+
+        Returns:
+          A number, float32, or float64 under x64.
+        """
         leaves = floating_leaves(select(mask, direction))
         return _products(squared_norms_of, [leaves], self.losses)[0]
 

@@ -51,9 +51,11 @@ def value_and_component_grads(
       ``argnums`` its results are tuples, as those of ``jax.grad``.
 
     Raises:
-      TypeError: a loss is not a real floating-point number, no differentiated leaf is, or one
-        is not a number at all (a random key, a function).
-      ValueError: a loss is not a scalar, or ``argnums`` does not fit the arguments.
+      TypeError: ``losses_fn`` is no function, or returns no pair with ``has_aux``; a loss is not a
+        real floating-point number, no differentiated leaf is, or one is not a number at all (a
+        random key, a function); ``argnums`` are not integers.
+      ValueError: there is no loss, a loss is not a scalar, ``argnums`` does not fit the arguments,
+        or a loss is a mean over devices whose gradient JAX would not add up.
 
     Examples:
       >>> import jax.numpy as jnp, softadapt_optax as sa

@@ -52,7 +52,7 @@ def scale_of_direction(
     if not any(_is_narrow(leaf.dtype) for leaf in leaves):
         return None
     axes = axes_of(direction)
-    sizes = [jnp.max(jnp.abs(leaf), initial=0.0).astype(float) for leaf in direction if leaf.size]
+    sizes = [jnp.max(jnp.abs(leaf), initial=0.0).astype(float) for leaf in direction]
     largest = largest_over(axes, functools.reduce(jnp.maximum, [spread(s, axes) for s in sizes]))
     power = jnp.where(largest > 0, jnp.frexp(jax.lax.stop_gradient(largest))[1], 0)
     return jnp.exp2(jnp.clip(-power, -_HIGHEST, _HIGHEST).astype(float))

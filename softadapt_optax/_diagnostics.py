@@ -18,8 +18,7 @@ from softadapt_optax._per_loss import (
     names_of,
     order_of,
 )
-from softadapt_optax._state import BalanceState, states_in
-from softadapt_optax._updates import loss_names_in
+from softadapt_optax._state import BalanceState, loss_names_in, states_in
 
 
 def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
@@ -28,8 +27,9 @@ def loss_weights(opt_state: PyTree, like: PyTree | None = None) -> PyTree:
     Args:
       opt_state: the state of an optimizer with one :func:`balance` (``softadapt``, ...) in
         it, at any depth; or a batch of such states, with leading axes.
-      like: a pytree of K scalars, such as the losses, or an array [K], or a sequence of K names.
-        Default: an array.
+      like: a pytree of K scalars, such as the losses, or an array [K], or a sequence of K names,
+        those of a plain dictionary of losses (a named tuple and an ``OrderedDict`` have an order of
+        their own: pass the losses). Default: an array.
 
     Returns:
       The weights, shape [..., K], in the order of the losses (sorted names for a dictionary), or
@@ -112,6 +112,7 @@ def diagnostics(opt_state: PyTree, like: PyTree | None = None) -> dict[str, Arra
       or outside of ``jit``.
 
     Raises:
+      TypeError: as for :func:`loss_weights`.
       ValueError: as for :func:`loss_weights`, or two scalars would have the same name.
 
     Examples:
@@ -260,7 +261,7 @@ def _check_sorted(like: PyTree, own_names: Names | None) -> None:
     if own_names is None and not are_sorted(names):
         raise ValueError(
             f"`like` should be the losses, or a list of sorted names, got {names}. Losses in a "
-            "dictionary are in the order of their sorted names, so that these may be the wrong way "
-            "round. Remedy: pass the losses, or make the transformation with the names in the "
-            f"place of the number of losses, {names}, whose order is kept then."
+            "plain dictionary are in the order of their sorted names, so that these may be the "
+            "wrong way round. Remedy: pass the losses, or make the transformation with the names "
+            f"in the place of the number of losses, {names}, whose order is kept then."
         )

@@ -81,7 +81,9 @@ class Products(NamedTuple):
     def in_units(self, units: Float[Array, " K"]) -> "Products":
         inverse = 1.0 / units
         return Products(
-            jax.tree.map(lambda gramian: gramian * inverse[:, None] * inverse[None, :], self[0]),
+            jax.tree.map(
+                lambda gramian: gramian * inverse[:, None] * inverse[None, :], self.gramian
+            ),
             jax.tree.map(lambda norms: norms * inverse * inverse, self.squared_norms),
             jax.tree.map(lambda magnitudes: magnitudes * inverse[None, :], self.magnitudes),
             jax.tree.map(lambda alignments: alignments * inverse, self.alignments),

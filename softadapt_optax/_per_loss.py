@@ -152,14 +152,17 @@ def check_position(
         return
     if is_list(values) and not _are_equal(values):
         listed = ", ".join(f'"{loss}"' for loss in loss_names)
+        order = f"{listed}, maybe not that of the list"
+        if are_sorted(loss_names):
+            order = "that of the sorted names, seldom that of a list"
         other = (
             ", or, where the transformation is made with the number of losses, give the names in "
             f"your order in its place, [{listed}], and lists are in that order"
         )
         raise ValueError(
             f"`{name}` should go by the names of the losses, {by_name(loss_names)}, got "
-            f"{type(values).__name__} without names. Their order is that of the sorted names, "
-            f"seldom that of a list. Remedy: give them by name{other if takes_names else ''}."
+            f"{type(values).__name__} without names. Their order is {order}. "
+            f"Remedy: give them by name{other if takes_names else ''}."
         )
 
 

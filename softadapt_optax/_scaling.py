@@ -1,9 +1,12 @@
-"""From the weights that a method gives to weights of a given sum."""
+"""Arithmetic of K weights and K losses that methods share: sums, shares, ratios, inverses."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from softadapt_optax._reductions import max_over, sum_over
+
+EPS = 1e-8  # below it losses count as if they had this size, unless a method is told otherwise
 
 
 def sum_to_one(weights: Float[Array, " K"], factors: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -40,6 +43,11 @@ def exponentials(logits: Float[Array, " K"], counted: Bool[Array, " K"]) -> Floa
     return jnp.exp(logits - jnp.where(jnp.isneginf(largest), 0.0, largest))
 
 
+def bounded_exp(exponents: Float[Array, " K"]) -> Float[Array, " K"]:
+    """The exponentials, no more and no less than float32 can hold."""
+    return jnp.exp(jnp.clip(exponents, -80.0, 80.0))
+
+
 def mean_of(values: Float[Array, " K"], counted: Bool[Array, " K"]) -> Float[Array, ""]:
     """The mean over the losses that count; 0 if none does."""
     count = sum_over(counted.astype(values.dtype))
@@ -72,6 +80,34 @@ def ratio_of(
     is_zero = sizes == 0
     signed = jnp.where(references < 0, -sizes, sizes)
     return jnp.where(is_zero, 1.0, values / jnp.where(is_zero, 1.0, signed))
+
+
+def inverse_sizes(losses: Float[Array, " K"], eps: ArrayLike) -> Float[Array, " K"]:
+    """``1 / |losses|``, of losses below ``eps`` as if they were ``eps``."""
+    return 1.0 / jnp.maximum(jnp.abs(losses), positive_or(eps, EPS, losses.dtype))
+
+
+def inverse_training_rates(
+    losses: Float[Array, " K"], initial_losses: Float[Array, " K"], counted: Bool[Array, " K"]
+) -> Float[Array, " K"]:
+    """The share of each loss that is left, over the mean share: above 1 for a slow loss.
+
+    1 for losses that do not count.
+    """
+    tiny = float(np.finfo(losses.dtype).tiny)
+    is_zero = initial_losses == 0
+    left = jnp.abs(losses) / jnp.maximum(jnp.abs(jnp.where(is_zero, 1.0, initial_losses)), tiny)
+    left = jnp.where(is_zero, 1.0, left)
+    return jnp.where(counted, left, 1.0) / jnp.where(
+        counted, jnp.maximum(mean_of(left, counted), tiny), 1.0
+    )
+
+
+def first_seen(
+    initial_losses: Float[Array, " K"], losses: Float[Array, " K"]
+) -> Float[Array, " K"]:
+    """The initial losses, those not seen before taken from ``losses``."""
+    return jnp.where(initial_losses == 0, losses, initial_losses)
 
 
 def positive_or(value: ArrayLike, default: float, dtype: jnp.dtype) -> Float[Array, ""]:

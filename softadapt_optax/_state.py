@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from softadapt_optax._per_loss import Names
 from softadapt_optax._reductions import all_over
 
 
@@ -185,7 +186,7 @@ def are_finite(new: PyTree, old: PyTree, starts_finite: Sequence[bool]) -> list[
     leaves = zip(jax.tree.leaves(new), jax.tree.leaves(old), starts_finite, strict=True)
     rows = []
     for leaf, before, is_finite in leaves:
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if leaf.size and jnp.issubdtype(leaf.dtype, jnp.inexact):
             good = jnp.isfinite(leaf) if is_finite else jnp.isfinite(leaf) | ~jnp.isfinite(before)
             good = jnp.atleast_1d(good)
             rows.append(all_over(good.reshape(-1, good.shape[-1]).T))
@@ -210,6 +211,11 @@ def _next_count(count: Int[Array, ""], every: int) -> Int[Array, ""]:
     """The count plus one; where int32 ends, its last period of ``every`` steps once more."""
     last = np.iinfo(np.int32).max // every * every
     return jnp.where(count < last, count, last - every) + 1
+
+
+def loss_names_in(state: BalanceState) -> Names | None:
+    """The names with which the transformation was made."""
+    return tuple(name for names in state.loss_names for name in names) or None
 
 
 def states_in(tree: PyTree) -> list[BalanceState]:

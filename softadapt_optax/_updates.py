@@ -28,7 +28,7 @@ from softadapt_optax._per_loss import (
 )
 from softadapt_optax._shapes import listed, shapes_by_path
 from softadapt_optax._stacked import check_stacked
-from softadapt_optax._state import BalanceState, states_in
+from softadapt_optax._state import BalanceState, loss_names_in, states_in
 
 
 def taken(
@@ -303,11 +303,6 @@ def _names(names: Names | None) -> str:
     return "no names" if names is None else ", ".join(names)
 
 
-def loss_names_in(state: BalanceState) -> Names | None:
-    """The names with which the transformation was made."""
-    return tuple(name for names in state.loss_names for name in names) or None
-
-
 def shared_mask(shared: Any, params: PyTree | None) -> PyTree[bool] | None:
     """The mask that ``shared`` is or gives."""
     if shared is None:
@@ -442,6 +437,6 @@ def _causes_of_number(
 def _describe(tree: PyTree, dtypes: bool = True) -> list[str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [
-        f"{jax.tree_util.keystr(path)} {leaf.dtype if dtypes else ''}{list(leaf.shape)}"
+        f"{jax.tree_util.keystr(path)} {dtype_of(leaf) if dtypes else ''}{list(np.shape(leaf))}"
         for path, leaf in leaves
     ]

@@ -186,6 +186,7 @@ def needs_of(weighting: Weighting, num_losses: int) -> Needs:
 
     jaxpr = jax.make_jaxpr(update)(jnp.zeros((), dtype=jnp.int32)).jaxpr
     operands = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
+    operands |= set(map(id, jaxpr.outvars))
     return Needs(
         products=next((name for name in ("gramian", "squared_norms") if name in asked), None),
         magnitudes="magnitudes" in asked,

@@ -20,6 +20,7 @@ except ImportError as error:
     ) from error
 
 from softadapt_optax import _components
+from softadapt_optax._arguments import check_pair
 from softadapt_optax._component_grads import ComponentGrads
 from softadapt_optax._updates import refuse_pair
 
@@ -112,8 +113,8 @@ def value_and_component_grads(
 
     Args:
       losses_fn: takes the module as its first argument and returns the K losses.
-      wrt: an NNX filter, the same as that of the :class:`Optimizer`.
-      has_aux: whether ``losses_fn`` returns ``(losses, aux)``.
+      wrt: an NNX filter, the same as that of the :class:`Optimizer`. Default: ``nnx.Param``.
+      has_aux: whether ``losses_fn`` returns a pair ``(losses, aux)``. Default: no.
 
     Returns:
       A function of the arguments of ``losses_fn`` that returns ``(losses, grads)``, or
@@ -148,7 +149,7 @@ def value_and_component_grads(
             # Variables can only be changed where they were made: these are made here.
             inner = nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, rest))
             result = losses_fn(inner, *args, **kwargs)
-            losses, aux = result if has_aux else (result, None)
+            losses, aux = check_pair(result) if has_aux else (result, None)
             return losses, (aux, nnx.split(inner, wrt, ...)[2])
 
         (losses, (aux, rest_after)), grads = _components.value_and_component_grads(

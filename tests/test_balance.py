@@ -648,6 +648,24 @@ def test_large_weights_and_priorities_may_overflow_each_other_with_a_weight_sum(
     assert sa.diagnostics(state)["steps"] == 1
 
 
+def test_a_step_that_is_only_passed_on_is_counted():
+    weighting = sa.Weighting(
+        lambda k: jnp.zeros((), jnp.int32), lambda c, s: (jnp.ones_like(c.losses), c.step)
+    )
+    tx = sa.balance(weighting, 2)
+    state = tx.init(None)
+    for step in range(3):
+        _, state = tx.update(jnp.zeros(2), state, losses=jnp.ones(2))
+        assert state.weighting_state == step
+
+
+def test_a_state_may_have_empty_leaves():
+    weighting = sa.Weighting(lambda k: jnp.zeros((2, 0)), lambda c, s: (1 / c.losses, s))
+    tx = sa.balance(weighting, 2)
+    _, state = tx.update(jnp.zeros(2), tx.init(None), losses=jnp.asarray([2.0, 4.0]))
+    np.testing.assert_array_equal(sa.loss_weights(state), [0.5, 0.25])
+
+
 def test_a_state_that_starts_infinite_may_stay_so():
     """As the best value so far of a method of one's own."""
 

@@ -267,6 +267,16 @@ def test_nnx_auxiliary_output():
     np.testing.assert_allclose(grads.losses, [losses["fit"], losses["size"]])
 
 
+def test_two_losses_are_no_pair_of_losses_and_aux():
+    """An array of two would unpack like one."""
+    for losses_fn, got in (
+        (lambda model: jnp.stack([jnp.mean(model(X)), jnp.mean(model(X) ** 2)]), "an array of sh"),
+        (lambda model: losses_of(model(X)), "dict"),
+    ):
+        with pytest.raises(TypeError, match=f"should return a pair .* got {got}"):
+            value_and_component_grads(losses_fn, has_aux=True)(Network())
+
+
 def test_train_state_passes_on_the_traces():
     state = linen_state(optax.chain(sa.ntk_weights(2), optax.sgd(0.1)))
     losses, grads = sa.value_and_component_grads(linen_losses(state))(state.params)

@@ -75,11 +75,9 @@ def conflict_free(
         Default: none, as in the equation.
       priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
         the step (see :func:`balance`). They act after the equation, so that with unequal ones
-        the
-        angles differ. Default: all 1.
+        the angles differ. Default: all 1.
       units: of the losses, K numbers > 0, ``"initial"`` or ``"current"`` (see :func:`balance`).
-        They
-        change the length of h, not its direction. Default: none.
+        They change the length of h, not its direction. Default: none.
       smoothing: the share of the old weights in the new ones, in [0, 1) (see :func:`balance`).
       every: find the weights once in this many steps, with the gradients of that step, and
         hold them in between. Static.

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_number, check_optimizer, size_of
-from softadapt_optax._scaling import mean_of
+from softadapt_optax._scaling import first_seen, inverse_training_rates, mean_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting, repeated
 
@@ -31,29 +30,6 @@ class GradNormState(NamedTuple):
     task_weights: Float[Array, " K"]
     initial_losses: Float[Array, " K"]
     weight_optimizer_state: PyTree
-
-
-def inverse_training_rates(
-    losses: Float[Array, " K"], initial_losses: Float[Array, " K"], counted: Bool[Array, " K"]
-) -> Float[Array, " K"]:
-    """The share of each loss that is left, over the mean share: above 1 for a slow loss.
-
-    1 for losses that do not count.
-    """
-    tiny = float(np.finfo(losses.dtype).tiny)
-    is_zero = initial_losses == 0
-    left = jnp.abs(losses) / jnp.maximum(jnp.abs(jnp.where(is_zero, 1.0, initial_losses)), tiny)
-    left = jnp.where(is_zero, 1.0, left)
-    return jnp.where(counted, left, 1.0) / jnp.where(
-        counted, jnp.maximum(mean_of(left, counted), tiny), 1.0
-    )
-
-
-def first_seen(
-    initial_losses: Float[Array, " K"], losses: Float[Array, " K"]
-) -> Float[Array, " K"]:
-    """The initial losses, those not seen before taken from ``losses``."""
-    return jnp.where(initial_losses == 0, losses, initial_losses)
 
 
 def gradnorm(

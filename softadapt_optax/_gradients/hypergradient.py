@@ -55,11 +55,11 @@ def hypergradient(
     inside the state steps z, which starts at 0, with the gradient :math:`-a`, before the weights of
     the step are made: an exponentiated gradient. Off each step goes its mean over the losses that
     are present, which changes no weight. With the default, Adam, each loss is measured by its own
-    alignments so far: whose gradient points along that of the target more steadily than those of
-    the others gains weight, and whose points against it loses weight. (The gradient by z itself,
-    :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)` with the shares p of the weights, does worse: it
-    takes from losses whose gradients are small, since they make the step shorter, and losses
-    whose shares have become small do not come back.)
+    alignments so far: a loss whose gradient points along that of the target more steadily than
+    those of the others gains weight, and one whose gradient points against it loses weight. (The
+    gradient by z itself, :math:`-p_k (a_k - \sum_\ell p_\ell a_\ell)` with the shares p of the
+    weights, does worse: it takes from losses whose gradients are small, since they make the step
+    shorter, and losses whose shares have become small do not come back.)
 
     ``update`` needs ``target``, :math:`\nabla V(x)`, a pytree like the parameters, or a function
     of ``params`` that returns it, which is called only where it is due:

@@ -70,8 +70,8 @@ def nash_mtl(
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
       max_norm: h is made no longer than this, > 0; on the ``shared`` parameters, before priorities,
-        and with a period in the steps that find weights. 1.0 in the published code, where for K > 1
-        it always binds. Default: no limit.
+        and with ``every`` > 1 only in the steps that find weights. 1.0 in the published code, where
+        for K > 1 it always binds. Default: no limit.
       ridge: the share by which the squared norms of the gradients are raised, >= 0. It is relative
         to each, and bounds the weights where gradients cancel. For many losses the products'
         rounding may take more: unless it is 0 it is K / 4 units in the last place at least (1.9e-6

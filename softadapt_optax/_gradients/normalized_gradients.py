@@ -12,9 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_choice, check_eps, check_number
-from softadapt_optax._gradients.gradnorm import first_seen, inverse_training_rates
 from softadapt_optax._reductions import max_over
-from softadapt_optax._scaling import mean_of, positive_or
+from softadapt_optax._scaling import first_seen, inverse_training_rates, mean_of, positive_or
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -59,11 +58,12 @@ def normalized_gradients(
     use an optimizer or a schedule that lets the step size fall. With a other than 0 the losses
     are taken for non-negative (of others the size counts, which is no rate).
 
-    The norm that all get is 1, or by ``common_norm`` one of those that they have, times which the
-    weights are. Two published methods are settings of this one: DB-MTL (Lin et al. 2023, without
-    its moving average of gradients) is ``units="current", common_norm="max"``, as it acts on the
-    logarithms of the losses, and jaxpi's weights for physics-informed networks (Wang et al. 2023)
-    are ``common_norm="mean", smoothing=0.9, every=1000``.
+    The norm that all get is 1 or, by ``common_norm``, the mean or the largest of those that they
+    have: the weights are multiplied by it. Two published methods are settings of this one: DB-MTL
+    (Lin et al. 2023, without its moving average of gradients) is ``units="current",
+    common_norm="max"``, as it acts on the logarithms of the losses, and jaxpi's weights for
+    physics-informed networks (Wang et al. 2023) are ``common_norm="mean", smoothing=0.9,
+    every=1000``.
 
     ``updates`` are those of :func:`balance`.
 

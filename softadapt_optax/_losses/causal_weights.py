@@ -11,10 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_number
 from softadapt_optax._reductions import sum_over
+from softadapt_optax._scaling import bounded_exp
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, stateless
-
-_MOST = 80.0  # of the logarithm of a weight, which float32 can hold
 
 
 def causal_weights(
@@ -86,7 +85,7 @@ def causal_weights(
         value = epsilon(components.step) if callable(epsilon) else epsilon
         is_before = jnp.tri(len(losses), k=-1, dtype=bool)
         before = sum_over(jnp.where(is_before, losses[None], 0.0))
-        return jnp.exp(jnp.clip(-jnp.asarray(value, losses.dtype) * before, -_MOST, _MOST))
+        return bounded_exp(-jnp.asarray(value, losses.dtype) * before)
 
     return balance(
         stateless(weigh),

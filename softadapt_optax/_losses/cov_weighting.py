@@ -11,8 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_number
-from softadapt_optax._losses.realtime_loss import EPS
-from softadapt_optax._scaling import mean_of, ratio_of
+from softadapt_optax._scaling import EPS, mean_of, ratio_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -64,8 +63,9 @@ def cov_weighting(
     Args:
       num_losses: K, the number of losses, or a sequence of their K names (see :func:`balance`).
         Static.
-      decay: the share that running means keep of themselves at each record, in (0, 1), for
-        statistics that forget. Default: none, the means of all records.
+      decay: the share that running means keep of themselves at each record, in (0, 1), so that
+        they forget; the deviations are those of all records, as in the authors' code. Default:
+        none, the means of all records.
       weight_sum: the sum of the weights, > 0.
       priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
         the step (see :func:`balance`). Default: all 1.

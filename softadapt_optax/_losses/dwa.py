@@ -11,9 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps, check_integer, check_number, size_of
-from softadapt_optax._losses.realtime_loss import EPS
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import exponentials, positive_or, ratio_of
+from softadapt_optax._scaling import EPS, exponentials, positive_or, ratio_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 

@@ -12,10 +12,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, UInt32
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps, check_number, check_optimizer
-from softadapt_optax._gradients.gradnorm import first_seen
-from softadapt_optax._losses.realtime_loss import EPS
 from softadapt_optax._reductions import all_over, sum_over
-from softadapt_optax._scaling import exponentials, positive_or
+from softadapt_optax._scaling import EPS, exponentials, first_seen, positive_or
 from softadapt_optax._state import where
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
@@ -78,6 +76,8 @@ def famo(
     * ``update(..., previous_losses=...)``, the paper's: the losses of the last batch at the
       parameters of now, ``losses_fn(params, last_batch)``, which is one forward pass more, a third
       of a step. In the first step, for which there is no last batch, leave it out or pass anything.
+      After a step with a loss that was not finite, which left no trace, pass NaN: there are no
+      losses of that batch before the step.
     * Without it the next batch's losses stand in for them, at no cost. :math:`d_k` then has the
       noise of two batches in it, which is no rate: it will do where all steps see the same data, as
       with the fixed points of a PINN, where batches are large, or with ``every``, over whose means

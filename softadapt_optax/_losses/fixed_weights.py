@@ -36,6 +36,7 @@ def fixed_weights(weights: PyTree, *, units: Units = None) -> optax.GradientTran
       An ``optax.GradientTransformationExtraArgs``.
 
     Raises:
+      TypeError: ``weights`` are not numbers, or in no order, as in a set.
       ValueError: ``weights`` are not K finite numbers >= 0, or all are zero; also the errors
         of :func:`balance`.
 

@@ -10,13 +10,10 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps
-from softadapt_optax._losses.realtime_loss import EPS, inverse_sizes
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import mean_of
+from softadapt_optax._scaling import EPS, bounded_exp, inverse_sizes, mean_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, stateless
-
-_MOST = 80.0  # of the logarithm of a weight, which float32 can hold
 
 
 def gls(
@@ -81,8 +78,9 @@ def gls(
     def weigh(components: Components) -> Float[Array, " K"]:
         counted = components.counted
         logs = -jnp.log(inverse_sizes(components.losses, eps))
-        exponents = jnp.clip(mean_of(logs, counted) - logs, -_MOST, _MOST)
-        return jnp.exp(exponents) / jnp.maximum(sum_over(counted.astype(logs.dtype)), 1.0)
+        return bounded_exp(mean_of(logs, counted) - logs) / jnp.maximum(
+            sum_over(counted.astype(logs.dtype)), 1.0
+        )
 
     return balance(
         stateless(weigh),

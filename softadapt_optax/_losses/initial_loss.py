@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps, check_integer
-from softadapt_optax._losses.realtime_loss import EPS, inverse_sizes
+from softadapt_optax._scaling import EPS, inverse_sizes
 from softadapt_optax._state import running_mean
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting

@@ -56,6 +56,7 @@ def prior_loss(
       An ``optax.GradientTransformationExtraArgs``.
 
     Raises:
+      TypeError: ``prior_losses`` or ``priorities`` are not numbers, or in no order.
       ValueError: ``prior_losses`` are not K finite numbers > 0; also the errors of
         :func:`balance`.
 
@@ -96,7 +97,13 @@ def prior_loss(
             return inverse
         return jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(inverse))
 
-    tx = balance(equal_weights(), num_losses, priorities=factors, weight_sum=weight_sum)
+    is_scheduled = any(map(callable, jax.tree.leaves(priorities)))
+    tx = balance(
+        equal_weights(),
+        num_losses,
+        priorities=factors if is_scheduled else factors(0),
+        weight_sum=weight_sum,
+    )
     return refusing_positions(tx, prior_losses=prior_losses, priorities=priorities)
 
 
@@ -203,6 +210,6 @@ def squared_error_prior(
 
 def _data(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.integer, jnp.floating)):
         raise TypeError(f"`{name}` should be real numbers, got dtype {array.dtype}.")
     return array.astype(np.float64)

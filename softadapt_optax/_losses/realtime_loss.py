@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import ArrayLike, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps
-from softadapt_optax._scaling import positive_or
+from softadapt_optax._scaling import EPS, inverse_sizes
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import stateless
-
-EPS = 1e-8
-
-
-def inverse_sizes(losses: Float[Array, " K"], eps: ArrayLike) -> Float[Array, " K"]:
-    """``1 / |losses|``, of losses below ``eps`` as if they were ``eps``."""
-    return 1.0 / jnp.maximum(jnp.abs(losses), positive_or(eps, EPS, losses.dtype))
 
 
 def realtime_loss(

@@ -12,9 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree, UInt32
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_eps, check_number, check_seed, size_of
-from softadapt_optax._losses.realtime_loss import EPS
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import exponentials, positive_or, ratio_of
+from softadapt_optax._scaling import EPS, exponentials, positive_or, ratio_of
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
@@ -23,7 +22,8 @@ class ReLoBRaLoState(NamedTuple):
     """State of :func:`relobralo`.
 
     Attributes:
-      relative_weights: the weights before priorities, shape [K]; they sum to K.
+      relative_weights: the weights before priorities, shape [K]; those of the losses that count
+        sum to the number of them, but for 1 at the first record of a loss.
       initial_losses: the first record of each loss, shape [K].
       previous_losses: the last record of each loss, shape [K].
       lookback_key: data of the random key for the next look back, uint32.

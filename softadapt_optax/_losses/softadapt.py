@@ -21,11 +21,10 @@ from softadapt_optax._checks import (
     check_number,
 )
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import exponentials, positive_or
+from softadapt_optax._scaling import EPS, exponentials, positive_or
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, Weighting
 
-EPS = 1e-8
 # What a slope may multiply rounding by: of the seven digits of float32 two are left then.
 _MOST_NOISE = 3e4
 

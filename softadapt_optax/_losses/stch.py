@@ -10,9 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from softadapt_optax._balance import balance
 from softadapt_optax._checks import check_flag, check_number
-from softadapt_optax._losses.realtime_loss import EPS, inverse_sizes
 from softadapt_optax._reductions import sum_over
-from softadapt_optax._scaling import exponentials
+from softadapt_optax._scaling import EPS, exponentials, inverse_sizes
 from softadapt_optax._units import Units
 from softadapt_optax._weighting import Components, stateless
 
@@ -53,7 +52,8 @@ def stch(
         Static.
       mu: :math:`\mu > 0`, in the unit of the losses; with ``log`` without a unit. The paper tries
         0.01 to 1.
-      log: whether the maximum is that of the logarithms. Static.
+      log: whether the maximum is that of the logarithms; losses below 1e-8 count as 1e-8 then.
+        Static.
       weight_sum: the weights are scaled to this sum, > 0. Default: none, as in the equation.
       priorities: factors on the weights, >= 0: K numbers, in order or by name, or functions of
         the step (see :func:`balance`). Default: all 1.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from softadapt_optax._reductions import diagonal_of, max_over, sum_over
-from softadapt_optax._solvers.min_norm import root_powers
+from softadapt_optax._solvers.matrices import root_powers
 from softadapt_optax._solvers.spectrum import in_basis, spectrum_of
 
 Scale = Literal["min", "median", "rmse"]

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from softadapt_optax._reductions import max_over
 from softadapt_optax._solvers.double_float import DoubleFloat, minus_combination, sum_of
 from softadapt_optax._solvers.equilibration import equilibrated
-from softadapt_optax._solvers.min_norm import inverse_of
+from softadapt_optax._solvers.matrices import inverse_of
 from softadapt_optax._solvers.nonnegative import by_enumeration, by_pivoting
 
 

@@ -29,7 +29,7 @@ from softadapt_optax._solvers.double_float import (
     sum_of,
 )
 from softadapt_optax._solvers.equilibration import equilibrated
-from softadapt_optax._solvers.min_norm import inverse_of
+from softadapt_optax._solvers.matrices import inverse_of
 from softadapt_optax._solvers.nonnegative import (
     best_of_all_sets,
     exchanged,

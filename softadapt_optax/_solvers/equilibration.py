@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from softadapt_optax._reductions import diagonal_of
-from softadapt_optax._solvers.min_norm import root_powers
+from softadapt_optax._solvers.matrices import root_powers
 
 
 class Equilibrated(NamedTuple):

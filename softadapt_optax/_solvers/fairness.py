@@ -15,7 +15,7 @@ from softadapt_optax._devices import axes_of, spread
 from softadapt_optax._reductions import diagonal_of, max_over, sum_over
 from softadapt_optax._solvers.double_float import DoubleFloat, product, rounded, sum_of, total
 from softadapt_optax._solvers.equilibration import equilibrated
-from softadapt_optax._solvers.min_norm import inverse_of
+from softadapt_optax._solvers.matrices import inverse_of
 
 # The logarithm of a weight changes by so much at most in one turn.
 _LONGEST_STEP = 1.5

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from softadapt_optax._devices import axes_of, spread
 from softadapt_optax._reductions import diagonal_of, max_over, min_over, sum_over
 from softadapt_optax._solvers.double_float import sum_of
+from softadapt_optax._solvers.matrices import inverse_of, root_powers
 from softadapt_optax._solvers.nonnegative import by_enumeration, by_pivoting
 
 
@@ -91,37 +92,6 @@ def _least_squares_jvp(
     matrix = (cosines + c[:, None] * c[None, :]) * support[:, None] * support[None, :]
     inverse = inverse_of(matrix + jnp.diag(1.0 - support))
     return y, -jnp.sum(inverse * change[None, :], axis=1) * support
-
-
-def inverse_of(matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
-    """The inverse of a positive definite matrix, finite also where it is singular."""
-    size = matrix.shape[0]
-    indices = jnp.arange(size)
-    floor = float(np.finfo(matrix.dtype).eps)
-
-    def exchange(index: Int[Array, ""] | int, matrix: Float[Array, "K K"]) -> Float[Array, "K K"]:
-        is_row, is_column = (indices == index)[:, None], (indices == index)[None, :]
-        pivot = jnp.maximum(matrix[index, index], floor)
-        row = jnp.where(is_column, 1.0, matrix[index][None, :]) / pivot
-        others = jnp.where(is_column, 0.0, matrix) - matrix[:, index][:, None] * row
-        return jnp.where(is_row, row, others)
-
-    return jax.lax.fori_loop(0, size, exchange, matrix, unroll=size <= 8)
-
-
-def root_powers(
-    squares: Float[Array, "..."],
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The largest powers of two that are not above the roots of positive numbers, and 1 over them.
-
-    Found by halving exponents: on a CPU roots and quotients of so few numbers cost more.
-    """
-    info = np.finfo(squares.dtype)
-    bits, digits, bias = np.dtype(f"uint{info.bits}"), info.nmant, info.maxexp - 1
-    exponents = ((jax.lax.bitcast_convert_type(squares, bits) >> digits) + bias) >> 1
-    power = jax.lax.bitcast_convert_type(exponents << digits, squares.dtype)
-    inverse = jax.lax.bitcast_convert_type((2 * bias - exponents) << digits, squares.dtype)
-    return power, inverse
 
 
 def _shares(values: Float[Array, " K"]) -> Float[Array, " K"]:

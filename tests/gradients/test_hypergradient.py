@@ -330,6 +330,26 @@ def test_in_the_place_of_a_search():
     np.testing.assert_allclose(params, 0.9, atol=0.01)
 
 
+def test_a_target_that_does_not_fit_is_named_beside_a_mask_too():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    losses_fn = lambda p: (jnp.sum(p["a"] ** 2), jnp.sum(p["b"] ** 2))
+    _, grads = sa.value_and_component_grads(losses_fn)(params)
+    mask = {"a": True, "b": False}
+    for wrong in ({"a": jnp.ones(2)}, "gradient", None):
+        with pytest.raises(ValueError, match="The target, or direction, should be a gradient"):
+            grads.alignments(wrong, mask)
+    with pytest.raises(ValueError, match="A mask of parameters, such as `shared`"):
+        grads.alignments(params, {"a": True})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+def test_alignments_of_empty_parameters_are_zero(dtype):
+    params = {"a": jnp.zeros((0,), dtype), "b": jnp.zeros((2, 0))}
+    losses_fn = lambda p: [jnp.sum(leaf.astype(float)) for leaf in p.values()]
+    _, grads = sa.value_and_component_grads(losses_fn)(params)
+    np.testing.assert_array_equal(grads.alignments(params), [0.0, 0.0])
+
+
 def test_any_method_may_ask_for_alignments():
     """Beside norms or inner products they are kept as cosines."""
     target = jnp.asarray([1.0, 1.0])

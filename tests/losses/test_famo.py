@@ -157,6 +157,15 @@ def test_what_is_not_finite_teaches_nothing(bad):
     assert np.all(np.isfinite(weights))
 
 
+def test_nothing_is_learned_of_the_batch_of_a_step_that_left_no_trace():
+    """Without the NaN its losses would be set against those of the batch before it."""
+    losses = np.ones((3, 3))
+    losses[1] = np.nan, 5.0, 1.0
+    previous = np.stack([losses[0], losses[0], np.full(3, np.nan)])
+    _, state = run(sa.famo(3, decay=0.0), losses, previous)
+    np.testing.assert_array_equal(state.weighting_state.logits, 0.0)
+
+
 def test_losses_of_zero():
     """From the start, later, and for good."""
     losses = np.ones((8, 3))
