@@ -179,9 +179,11 @@ def told_traces(tx: optax.GradientTransformationExtraArgs):
                 traces if updates.names is None else dict(zip(updates.names, traces, strict=True))
             )
         else:
+            traces = jnp.zeros_like(state.loss_weights)
             sizes = [jnp.abs(leaf.astype(float)) for leaf in jax.tree.leaves(updates)]
-            sums = [jnp.sum(each, axis=range(1, each.ndim)) for each in sizes]
-            traces = sum(sums, jnp.zeros_like(state.loss_weights))
+            for each in sizes:  # of other shapes than [K, ...] the library has to complain
+                if each.shape[:1] == traces.shape:
+                    traces = traces + jnp.sum(each, axis=range(1, each.ndim))
         return tx.update(updates, state, params, ntk_traces=traces, **extra_args)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
