@@ -145,4 +145,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-signature", signature_as_written)
     app.connect("missing-reference", resolve_within_package)
     app.connect("env-check-consistency", check_reference)
+    # It adds a file and reads no page, but does not say so: `-j 2` would read them one by one.
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -31,6 +31,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # unknown to newer ones
 
 
+# Files with tests that take a minute and more.
+LONG = ("test_many_devices.py", "test_targets.py", "test_benchmarks.py", "test_examples.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come first: at the end one worker would wait for the other's last one."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def holds_many_memory_maps() -> bool:
     """Each compiled program holds some, of which a process has 65,530 on Linux."""
     maps = pathlib.Path("/proc/self/maps")

@@ -46,7 +46,7 @@ def picture_size(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_losses", [2, 3])
+@pytest.mark.parametrize("num_losses", [2, pytest.param(3, marks=pytest.mark.once)])
 def test_weight_grid_search(tmp_path, num_losses):
     picture = tmp_path / "new folder" / "picture.png"
     script = "examples/weight_grid_search.py"
@@ -87,6 +87,7 @@ def test_equinox_loop(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_pinn_burgers(tmp_path):
     picture = tmp_path / "new folder" / "picture.png"
     script = "examples/pinn_burgers.py"
@@ -115,6 +116,7 @@ def test_the_reference_solution_of_the_burgers_equation():
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_multitask_digits(tmp_path):
     picture = tmp_path / "new folder" / "picture.png"
     script = "examples/multitask_digits.py"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import MORE_METHODS
+from helpers import MORE_METHODS, ONE_OF_EACH_KIND
 
 import softadapt_optax as sa
 from benchmarks import faults, methods
@@ -16,7 +16,13 @@ STEPS, SEEDS = 200, 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", faults.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
+        for name in faults.METHODS
+    ],
+)
 def test_the_state_stays_finite_and_training_recovers(method):
     found = faults.train_all(method, STEPS, SEEDS)
     unharmed = found["none", "both"]["last_loss"]
