@@ -286,7 +286,7 @@ def draw(reports: Reports) -> dict[str, matplotlib.figure.Figure]:
     figure, axes = plt.subplots(
         len(reports),
         2,
-        figsize=(12.5, 0.8 + (0.9 + 0.15 * num_rows) * len(reports)),
+        figsize=(12.5, 0.8 + max(4.4, 0.9 + 0.15 * num_rows) * len(reports)),
         squeeze=False,
         layout="constrained",
         width_ratios=(1.0, 1.1),

@@ -96,7 +96,7 @@ each_gradient_method = pytest.mark.parametrize(
     [
         name
         if name in ("normalized_gradients", "mgda")
-        else pytest.param(name, marks=pytest.mark.slow)
+        else pytest.param(name, marks=(pytest.mark.slow, pytest.mark.once))
         for name in GRADIENT_METHODS
     ],
 )

@@ -250,6 +250,7 @@ def test_what_the_tables_look_up_is_trained():
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_models_that_train_together_are_those_that_train_alone():
     """And each seed has its own split, of which no part overlaps another."""
     module, common = load("sparse_autoencoder"), load("common")
