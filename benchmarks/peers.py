@@ -342,8 +342,8 @@ def method_table(figures: Mapping[str, Any]) -> Table:
         cells.append([*names, *shared_cells(row)])
     note = (
         "Ratios are to the plain step of the same framework, median and quartiles over the turns. "
-        "Beside UPGrad stands `mgda`, which solves one quadratic program of the size of its K; "
-        "`upgrad` was not timed here."
+        "UPGrad solves K quadratic programs; beside it stands `mgda`, which solves one of the same "
+        "size. `upgrad` was not timed here."
     )
     tried_methods = {row["method"] for row in figures["methods"]}
     tried_methods |= {failure["step"].split(",")[0] for failure in figures["failures"]}

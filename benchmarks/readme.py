@@ -93,7 +93,7 @@ SHOWN = {
     PLAIN: ("plain sum", "D", "black"),
     RANDOM: (f"random search, {drawn_runs()} runs", "^", "0.45"),
     GRID: ("grid search", "s", "#D55E00"),
-    FOLLOWING: ("hypergradient, every=10, told which loss is the main one", "o", "#0072B2"),
+    FOLLOWING: ("hypergradient, every=10, told the main loss where there is one", "o", "#0072B2"),
 }
 
 

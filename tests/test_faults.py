@@ -7,12 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import MORE_METHODS, ONE_OF_EACH_KIND
+from helpers import MORE_METHODS
 
 import softadapt_optax as sa
 from benchmarks import faults, methods
 
 STEPS, SEEDS = 200, 2
+ONE_OF_EACH_KIND = (
+    "realtime_loss",
+    "softadapt",
+    "softadapt, every=5",
+    "learned_weights",
+    "gradnorm",
+    "mgda",
+    "mgda, every=5",
+)
+
+
+def test_those_of_each_kind_are_there():
+    assert set(ONE_OF_EACH_KIND) < set(faults.METHODS)
 
 
 @pytest.mark.slow

@@ -132,8 +132,8 @@ SECOND_FORMS = (
 )
 
 
-# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. But for the first two
-# laws the others take the slow run.
+# Stateless, with a state, with an inner optimizer, gradient norms, Gramian. Where a law is not
+# `of_methods`, the others take the slow run.
 ONE_OF_EACH_KIND = ("realtime_loss", "softadapt", "learned_weights", "gradnorm", "mgda")
 
 

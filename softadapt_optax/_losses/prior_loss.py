@@ -17,6 +17,7 @@ from softadapt_optax._per_loss import (
     as_component_array,
     at_step,
     count_of,
+    is_known,
     names_of,
     ordered_array,
 )
@@ -98,12 +99,13 @@ def prior_loss(
         return jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(inverse))
 
     is_scheduled = any(map(callable, jax.tree.leaves(priorities)))
-    tx = balance(
-        equal_weights(),
-        num_losses,
-        priorities=factors if is_scheduled else factors(0),
-        weight_sum=weight_sum,
-    )
+    weights = factors if is_scheduled else factors(0)
+    if any(is_known(leaf) and not np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(weights)):
+        raise ValueError(
+            "`prior_losses` should be so large that 1 / `prior_losses`, times `priorities`, is "
+            f"finite in {jnp.result_type(float)}, got {prior_losses}."
+        )
+    tx = balance(equal_weights(), num_losses, priorities=weights, weight_sum=weight_sum)
     return refusing_positions(tx, prior_losses=prior_losses, priorities=priorities)
 
 

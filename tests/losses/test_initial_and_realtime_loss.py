@@ -185,6 +185,12 @@ def test_squared_error_prior_is_that_of_the_best_constant_prediction(shape):
         (lambda: unchecked(sa.initial_loss)(2, eps=0.0), ValueError, "`eps` should be finite and"),
         (lambda: unchecked(sa.realtime_loss)(2, eps=-1.0), ValueError, "`eps` should be finite an"),
         (lambda: sa.prior_loss([1.0, 0.0]), ValueError, "`prior_losses` should be finite and > 0"),
+        (lambda: sa.prior_loss([1e-39, 1.0]), ValueError, "1 / `prior_losses`.* finite in float32"),
+        (
+            lambda: sa.prior_loss([1e-30, 1.0], priorities=[1e30, 1.0]),
+            ValueError,
+            "`prior_losses` should be so large that .* times `priorities`, is finite",
+        ),
         (
             lambda: sa.prior_loss(np.ones((2, 1))),
             ValueError,
