@@ -15,7 +15,15 @@ OPTIONS = ("-q", "-o", "addopts=", "-p", "no:benchmark")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tests", ["not (shard_map or in_types)", "shard_map", "in_types"])
+@pytest.mark.parametrize(
+    "tests",
+    [
+        pytest.param("all_other_methods", marks=pytest.mark.once),
+        "not (all_other_methods or shard_map or in_types)",
+        "shard_map",
+        "in_types",
+    ],
+)
 def test_training_on_eight_devices(tests):
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, PROGRAM, "-k", tests],
