@@ -98,15 +98,19 @@ def prior_loss(
             return inverse
         return jax.tree.unflatten(jax.tree.structure(prior_losses), jnp.unstack(inverse))
 
-    is_scheduled = any(map(callable, jax.tree.leaves(priorities)))
-    weights = factors if is_scheduled else factors(0)
+    if not any(map(callable, jax.tree.leaves(priorities))):
+        _check_finite(factors(0), prior_losses)
+    tx = balance(equal_weights(), num_losses, priorities=factors, weight_sum=weight_sum)
+    return refusing_positions(tx, prior_losses=prior_losses, priorities=priorities)
+
+
+def _check_finite(weights: PyTree, prior_losses: PyTree) -> None:
+    """Raises if a weight that is known has no room in its dtype."""
     if any(is_known(leaf) and not np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(weights)):
         raise ValueError(
             "`prior_losses` should be so large that 1 / `prior_losses`, times `priorities`, is "
             f"finite in {jnp.result_type(float)}, got {prior_losses}."
         )
-    tx = balance(equal_weights(), num_losses, priorities=weights, weight_sum=weight_sum)
-    return refusing_positions(tx, prior_losses=prior_losses, priorities=priorities)
 
 
 def cross_entropy_prior(
