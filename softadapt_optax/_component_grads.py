@@ -155,14 +155,7 @@ class ComponentGrads:
         Raises:
           ValueError: the direction has another structure or other shapes than the parameters.
         """
-        if mask is None:
-            return self._derivatives.push(direction)
-        try:
-            masked = merge(mask, direction, jax.tree.map(jnp.zeros_like, direction))
-        except (TypeError, ValueError):
-            self._derivatives.push(direction)  # which says so if it is the direction
-            raise
-        return self._derivatives.push(masked)
+        return self._derivatives.push(direction, mask)
 
     def squared_norm(self, direction: PyTree, mask: PyTree[bool] | None = None) -> Float[Array, ""]:
         r"""The squared norm :math:`\|v\|^2` of a direction v, as those of the gradients are made.
@@ -262,7 +255,7 @@ class ComponentGrads:
             return Derivatives(
                 pull=lambda weights: old.pull(permuted(weights, back)),
                 pull_each=lambda: [each[k] for each in [old.pull_each()] for k in order],
-                push=lambda direction: permuted(old.push(direction), order),
+                push=lambda direction, mask: permuted(old.push(direction, mask), order),
             )
 
         return ComponentGrads(
@@ -297,9 +290,9 @@ def from_stacked(stacked: PyTree, losses: PyTree) -> ComponentGrads:
     def pull_each() -> list[PyTree]:
         return [jax.tree.map(operator.itemgetter(k), stacked) for k in range(array.size)]
 
-    def push(direction: PyTree) -> Float[Array, " K"]:
+    def push(direction: PyTree, mask: PyTree[bool] | None) -> Float[Array, " K"]:
         each = pull_each()
-        rows = [leaves_of_direction(grads, each[0]) for grads in (*each, direction)]
+        rows = [leaves_of_direction(grads, each[0], mask) for grads in (*each, direction)]
         return _products(alignments_of, rows, array)
 
     derivatives = Derivatives(lambda weights: weighted_sum(weights, pull_each()), pull_each, push)

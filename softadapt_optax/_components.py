@@ -113,8 +113,9 @@ def value_and_component_grads(
             return Derivatives(
                 pull=lambda weights: passes.of_sum(linearized(), weights),
                 pull_each=lambda: passes.of_each(linearized(), account().is_vectorized),
-                push=lambda direction: passes.along(
-                    linearized(), leaves_of_direction(direction, chosen[0] if is_single else chosen)
+                push=lambda direction, mask: passes.along(
+                    linearized(),
+                    leaves_of_direction(direction, chosen[0] if is_single else chosen, mask),
                 ),
             )
 

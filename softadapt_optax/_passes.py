@@ -21,12 +21,13 @@ class Derivatives(NamedTuple):
     Attributes:
       pull: from K weights to the gradient of the weighted sum.
       pull_each: to the K gradients.
-      push: from a direction like the parameters to the inner products of the K gradients with it.
+      push: from a direction like the parameters and a mask of them, or None, to the inner products
+        of the K gradients with it.
     """
 
     pull: Callable[[Float[Array, " K"]], PyTree]
     pull_each: Callable[[], list[PyTree]]
-    push: Callable[[PyTree], Float[Array, " K"]]
+    push: Callable[[PyTree, PyTree[bool] | None], Float[Array, " K"]]
 
 
 class Passes(NamedTuple):

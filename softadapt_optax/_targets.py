@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from softadapt_optax._masks import merge
 from softadapt_optax._per_loss import dtype_of
 from softadapt_optax._shapes import listed, shapes_by_path
 
 
-def leaves_of_direction(direction: PyTree, params: PyTree) -> list[Array]:
-    """The leaves by floating-point parameters, checked."""
+def leaves_of_direction(
+    direction: PyTree, params: PyTree, mask: PyTree[bool] | None
+) -> list[Array]:
+    """The leaves by floating-point parameters, checked; zeros where the mask is False."""
     found, wanted = shapes_by_path(direction), shapes_by_path(params)
     structures: list[Any] = [jax.tree.structure(tree) for tree in (direction, params)]
     if structures[0] != structures[1] or list(found.values()) != list(wanted.values()):
@@ -20,6 +23,8 @@ def leaves_of_direction(direction: PyTree, params: PyTree) -> list[Array]:
             f"{listed(wanted)}, got {type(direction).__name__} with leaves {listed(found)}. "
             f"Likely cause: {_cause(direction, found, wanted)}."
         )
+    if mask is not None:
+        direction = merge(mask, direction, jax.tree.map(jnp.zeros_like, direction))
     pairs = zip(jax.tree.leaves(direction), jax.tree.leaves(params), strict=True)
     kinds = [(leaf, dtype_of(leaf), dtype_of(param)) for leaf, param in pairs]
     trained = [kind for kind in kinds if jnp.issubdtype(kind[2], jnp.inexact)]

@@ -228,13 +228,14 @@ ONE_OF_EACH_KIND = (
     "mgda, shared every",
     "hypergradient",
 )
-each_kind = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
-        for name in all_factories()
-    ],
-)
+
+
+def quick_for(quick, names, marks=MORE_METHODS):
+    """The names as parameters of a test, all but those in `quick` with the marks."""
+    return [pytest.param(name, marks=() if name in quick else marks) for name in names]
+
+
+each_kind = pytest.mark.parametrize("name", quick_for(ONE_OF_EACH_KIND, all_factories()))
 
 
 def quadratic_losses(params):

@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import MORE_METHODS, ONE_OF_EACH_KIND
+from helpers import ONE_OF_EACH_KIND, quick_for
 
 import softadapt_optax as sa
 from benchmarks import evidence, evidence_rows, methods, problems, study, tuned
@@ -38,13 +38,7 @@ def a_setting(num_losses=3):
     return problems.Setting(num_losses, losses / 2, losses, losses, reference=1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
-        for name in METHODS
-    ],
-)
+@pytest.mark.parametrize("name", quick_for(ONE_OF_EACH_KIND, METHODS))
 def test_every_row_trains_beside_losses_by_name(name):
     tx, x = METHODS[name].make(a_setting()), jnp.asarray([1.0, 2.0])
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import MORE_METHODS
+from helpers import quick_for
 
 import softadapt_optax as sa
 from benchmarks import faults, methods
@@ -29,13 +29,7 @@ def test_those_of_each_kind_are_there():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
-        for name in faults.METHODS
-    ],
-)
+@pytest.mark.parametrize("method", quick_for(ONE_OF_EACH_KIND, faults.METHODS))
 def test_the_state_stays_finite_and_training_recovers(method):
     found = faults.train_all(method, STEPS, SEEDS)
     unharmed = found["none", "both"]["last_loss"]
@@ -73,15 +67,10 @@ def test_a_fault_reaches_the_loss_or_its_gradient():
     assert jnp.isnan(faults.with_fault(1.0, jnp.nan, 0.0))
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        name
-        if name in ("realtime_loss", "softadapt", "uncertainty", "gradnorm", "mgda", "aligned_mtl")
-        else pytest.param(name, marks=MORE_METHODS)
-        for name in faults.METHODS
-    ],
-)
+QUICK = ("realtime_loss", "softadapt", "uncertainty", "gradnorm", "mgda", "aligned_mtl")
+
+
+@pytest.mark.parametrize("method", quick_for(QUICK, faults.METHODS))
 def test_a_loss_that_is_broken_for_ever_can_be_left_out(method):
     """By `present`, and a loss function whose gradient is finite, the others train on."""
     tx = faults.METHODS[method]()

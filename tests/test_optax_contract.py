@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from helpers import (
-    MORE_METHODS,
     NAMES,
     ONE_OF_EACH_KIND,
     OPTAX_VERSION,
@@ -19,6 +18,7 @@ from helpers import (
     each_kind,
     quadratic_losses,
     quadratic_params,
+    quick_for,
     training_step,
     unchecked,
 )
@@ -387,13 +387,13 @@ PROMOTED_BY_OPTAX = ("softadapt, schedule", "uncertainty", "famo", "gradnorm", "
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
-        for name in (
+    quick_for(
+        ONE_OF_EACH_KIND,
+        [
             *(name for name in FACTORIES if name not in PROMOTED_BY_OPTAX),
             *("uncertainty, sgd", "pcgrad, mean", "mgda, both", "mgda, frank_wolfe"),
-        )
-    ],
+        ],
+    ),
 )
 def test_no_method_needs_implicit_promotion(name):
     others = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rich.progress
 import scipy.integrate
+from helpers import quick_for
 
 import softadapt_optax as sa
 from benchmarks import physics
@@ -165,13 +166,7 @@ def test_what_was_observed_is_the_solution_with_noise():
 # Training.
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "Burgers, inverse" else pytest.mark.slow)
-        for name in EQUATIONS
-    ],
-)
+@pytest.mark.parametrize("name", quick_for(["Burgers, inverse"], EQUATIONS, pytest.mark.slow))
 def test_training_lowers_the_losses(name):
     equation, steps = EQUATIONS[name], 80
     task = physics.task_of(equation, (0, 1), steps, at_once=2)

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import MORE_METHODS, following, gradient_cases, told_traces, weights_of_steps
+from helpers import (
+    MORE_METHODS,
+    following,
+    gradient_cases,
+    made,
+    quick_for,
+    told_traces,
+    weights_of_steps,
+)
 
 import softadapt_optax as sa
 from benchmarks import methods
@@ -81,14 +89,8 @@ def test_the_laws_are_those_of_every_method():
     assert named == set(methods.ALL) - {"prior_loss"}  # fixed weights by another name
 
 
-@functools.cache
-def factory_of(method, num_losses, options):
-    return METHODS[method](num_losses, **dict(options))
-
-
 def make(method, num_losses, **options):
-    """The transformation, the same one for the same arguments."""
-    return factory_of(method, num_losses, tuple(options.items()))
+    return made(METHODS[method], num_losses, **options)
 
 
 STATELESS = (
@@ -138,10 +140,7 @@ ONE_OF_EACH_KIND = ("realtime_loss", "softadapt", "learned_weights", "gradnorm",
 
 
 def of_methods(names):
-    return pytest.mark.parametrize(
-        "method",
-        [pytest.param(name, marks=MORE_METHODS if name in SECOND_FORMS else ()) for name in names],
-    )
+    return pytest.mark.parametrize("method", quick_for(METHODS.keys() - SECOND_FORMS, names))
 
 
 def each_kind_and_period(*periods):
@@ -156,13 +155,7 @@ def each_kind_and_period(*periods):
 
 
 each_method = of_methods(METHODS)
-each_kind = pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_EACH_KIND else MORE_METHODS)
-        for name in METHODS
-    ],
-)
+each_kind = pytest.mark.parametrize("method", quick_for(ONE_OF_EACH_KIND, METHODS))
 
 
 def history_of(num_losses, case="random", seed=0):
